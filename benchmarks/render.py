@@ -1,0 +1,48 @@
+"""Render committed rows as the Markdown table of the README: ``python -m benchmarks.render``.
+
+With ``--write`` it puts the table between the markers in README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results/real.jsonl")
+README = Path("README.md")
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table, one line per row, in the order of the file."""
+    lines = [
+        "| setting | simulation | LiteRT | TFLM (first 1,000) | simulation, same 1,000 | "
+        "TFLM = reference | weights | time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['preset']}, seed {row['seed']} | {row['simulation']:.2%} | {row['litert']:.2%} "
+            f"| {row['tflm']:.2%} | {row['simulation_on_tflm_samples']:.2%} "
+            f"| {row['tflm_mismatches']} of {row['tflm_compared']:,} differ "
+            f"| {row['weight_bytes']:,} B | {row['quantize_seconds']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    text = table(rows)
+    if "--write" in sys.argv:
+        page = README.read_text()
+        head, rest = page.split(BEGIN)
+        tail = rest.split(END)[1]
+        README.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

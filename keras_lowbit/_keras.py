@@ -1,0 +1,84 @@
+"""The one place that chooses the Keras flavour and the only door to loading model files.
+
+Everything inside the package is tf_keras (Keras 2), because tfmot's wrappers are; models of
+Keras 3 are read, never executed, by :mod:`keras_lowbit.graph`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+__all__ = ["is_keras3", "keras", "load_float_model", "tfmot_imported_quietly"]
+
+
+@contextlib.contextmanager
+def tfmot_imported_quietly() -> Iterator[None]:
+    """Import tfmot inside this context, and ``tf.keras`` and the environment stay the caller's.
+
+    tfmot sets ``TF_USE_LEGACY_KERAS`` and resolves ``tf.keras`` while it is imported, which would
+    turn every later ``tf.keras`` of the process into Keras 2.
+    """
+    variable = os.environ.get("TF_USE_LEGACY_KERAS")
+    lazy_keras = tf.__dict__.get("keras")
+    tf.__dict__["keras"] = keras
+    try:
+        yield
+    finally:
+        tf.__dict__.pop("keras")
+        if lazy_keras is not None:
+            tf.__dict__["keras"] = lazy_keras
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        if variable is not None:
+            os.environ["TF_USE_LEGACY_KERAS"] = variable
+
+
+def is_keras3(model: Any) -> bool:
+    """True for a model or layer of Keras 3 (``keras`` or ``tf.keras`` of TensorFlow >= 2.16)."""
+    return any(base.__module__.split(".")[0] == "keras" for base in type(model).__mro__)
+
+
+def load_float_model(model: Any) -> Any:
+    """Return ``model`` itself, or the model stored at a path.
+
+    Args:
+      model: a built Functional or Sequential model of tf_keras or Keras 3, or the path of a
+        ``.keras`` file, an ``.h5`` file or a SavedModel folder written by Keras.
+
+    Returns:
+      The model, uncompiled when it was loaded from a path.
+
+    Raises:
+      ValueError: nothing can be loaded from the path; the message says what was tried.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    path = Path(model)
+    if not path.exists():
+        raise ValueError(
+            f"There is no model at this path. Expected a .keras file, an .h5 file or a SavedModel "
+            f"folder. Received: {str(path)!r}"
+        )
+    attempts = []
+    for name, load in (("tf_keras", keras.models.load_model), ("Keras 3", _load_with_keras3)):
+        try:
+            return load(str(path), compile=False)
+        except Exception as error:  # each loader raises types of its own
+            attempts.append(f"{name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    raise ValueError(
+        "The file could not be loaded as a Keras model. Expected a whole model saved by Keras 2 or "
+        "Keras 3 (not weights alone); load it yourself with your custom objects and pass the model. "
+        f"Tried {'; '.join(attempts)}. Received: {str(path)!r}"
+    )
+
+
+def _load_with_keras3(path: str, compile: bool) -> Any:
+    import keras as keras3
+
+    return keras3.models.load_model(path, compile=compile)

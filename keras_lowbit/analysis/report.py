@@ -1,0 +1,100 @@
+"""What was quantized to what, what was folded, and how well: one record, as text or JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras_lowbit.accounting import Cost
+from keras_lowbit.quantized_model import QuantizedModel
+from keras_lowbit.quantizers.placement import fused_relu
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One operator: its kernel's bits (None without one) and the grid of its output.
+
+    ``output_bits`` is None where the output is only passed on (its grid is the input's, or a ReLU
+    follows in the same kernel). ``runs_in`` names the operator whose kernel a fused ReLU runs in.
+    """
+
+    name: str
+    kind: str
+    weight_bits: int | None
+    output_bits: int | None
+    output_scale: float | None
+    output_zero_point: int | None
+    runs_in: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The placement, the notes of step 1, the errors of steps 3 and 4 and the cost.
+
+    Example:
+      >>> print(qmodel.report())
+      >>> json.dumps(qmodel.report().to_dict())
+    """
+
+    rows: tuple[LayerRow, ...]
+    notes: dict[str, str]
+    units: tuple[dict[str, Any], ...]
+    cost: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'layer':<34}{'kind':<24}{'weights':>8}{'output':>8}{'scale':>12}{'zero':>6}",
+            *(_line(row) for row in self.rows),
+            "",
+            *(f"{name}: {note}" for name, note in self.notes.items()),
+            "",
+            f"{'unit (error relative to the float output)':<60}{'before':>10}{'after':>10}",
+            *(
+                f"{unit['name']:<60}{unit['error_before']:>10.5f}{unit['error_after']:>10.5f}"
+                for unit in self.units
+            ),
+            "",
+            str(self.cost),
+        ]
+        return "\n".join(lines)
+
+
+def report_on(qmodel: QuantizedModel) -> Report:
+    """The report of a quantized model."""
+    student = qmodel.student
+    graph, placement, values = student.graph, student.placement, student.values()
+    hosts = {}
+    for node in graph.nodes:
+        relu = fused_relu(graph, node)
+        if relu is not None:
+            hosts[relu.name] = node.name
+    rows = []
+    for node in graph.nodes:
+        weight, group = placement.weights.get(node.name), placement.groups.get(node.name)
+        rows.append(
+            LayerRow(
+                node.name,
+                node.kind,
+                weight.bits if weight else None,
+                placement.activations[group].bits if group else None,
+                float(values[f"{group}/output_scale"]) if group else None,
+                int(values[f"{group}/output_zero_point"]) if group else None,
+                hosts.get(node.name),
+            )
+        )
+    return Report(tuple(rows), dict(qmodel.notes), tuple(qmodel.history), qmodel.cost())
+
+
+def _line(row: LayerRow) -> str:
+    weights = f"{row.weight_bits} bit" if row.weight_bits else "-"
+    name = row.name if row.runs_in is None else f"{row.name} (in {row.runs_in})"
+    if row.output_bits is None:
+        return f"{name:<34}{row.kind:<24}{weights:>8}{'-':>8}"
+    return (
+        f"{name:<34}{row.kind:<24}{weights:>8}{f'{row.output_bits} bit':>8}"
+        f"{row.output_scale:>12.4g}{row.output_zero_point:>6}"
+    )

@@ -1,0 +1,218 @@
+"""What the user asks for: one frozen, hashable, JSON-able record, and the grid of one tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MIN_BITS, MAX_BITS = 2, 8
+RANGE_METHODS = ("minmax", "mse")
+UNITS = ("layer", "block", "network")
+
+
+def _check_bits(name: str, bits: Any) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(
+            f"`{name}` must be an integer from {MIN_BITS} to {MAX_BITS}, since codes are stored in "
+            f"int8 containers. Received: {name}={bits!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """The integer grid of one tensor.
+
+    Attributes:
+      bits: width of a code, 2..8.
+      symmetric: True for weights: zero point 0 and the narrow range -(2^(b-1)-1)..2^(b-1)-1;
+        False for activations: codes 0..2^b-1 and a free zero point.
+      axis: axes that have a scale of their own; empty for one scale per tensor.
+      unsigned: the tensor is never negative (after a ReLU), so its zero point is 0.
+    """
+
+    bits: int
+    symmetric: bool
+    axis: tuple[int, ...] = ()
+    unsigned: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bits("bits", self.bits)
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code."""
+        return -(2 ** (self.bits - 1) - 1) if self.symmetric else 0
+
+    @property
+    def qmax(self) -> int:
+        """Largest code."""
+        return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+
+    def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the scale of a tensor of this ``shape``: 1 but along ``axis``."""
+        return tuple(n if i in self.axis else 1 for i, n in enumerate(shape))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PTQConfig:
+    """How a model is quantized; every field is an axis of the study.
+
+    Attributes:
+      weight_bits: bits of every kernel.
+      activation_bits: bits of every tensor that feeds a convolution or dense layer.
+      linear_activation_bits: bits of the tensors that feed only other operators (adds, pools).
+      input_bits: bits of the network input.
+      first_last_bits: bits of the first and last layer's kernel and of the last layer's input;
+        None for no exception.
+      layer_bits: exceptions by layer name: a regular expression, matched against the whole name,
+        to bits for both the kernel and the layer's input, or to a pair
+        ``(weight_bits, activation_bits)``. The last match wins.
+      fold_batch_norm: fold batch norms into their layers.
+      equalize: cross-layer equalization before quantization (off: per-channel weights need it
+        little, and it hurts at 4 bits and above).
+      weight_range: "mse" or "minmax", the initial weight scales.
+      activation_range: "mse" or "minmax", the initial activation ranges.
+      optimize: optimization variables by name or instance; a tensor belongs to the first that
+        claims its kind. Empty for ranges only.
+      units: what is reconstructed at a time: "layer", "block" or "network".
+      steps: gradient steps per unit; None for the default, 500.
+      batch_size: samples per step.
+      learning_rate: of the first variable in ``optimize``; None for the variable's own.
+      tune_bias: tune the biases end to end (step 4).
+      tune_network: in the same stage, also move kernels, weight scales and activation ranges: a
+        short distillation from the float model on the same unlabelled samples.
+      tune_steps: gradient steps of the end-to-end stage.
+      calibration_samples: most samples taken from the calibration data.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 8
+    linear_activation_bits: int = 8
+    input_bits: int = 8
+    first_last_bits: int | None = None
+    layer_bits: Any = ()
+    fold_batch_norm: bool = True
+    equalize: bool = False
+    weight_range: str = "mse"
+    activation_range: str = "mse"
+    optimize: tuple[Any, ...] = ("adaround", "lsq")
+    units: str = "block"
+    steps: int = 500
+    batch_size: int = 32
+    learning_rate: float | None = None
+    tune_bias: bool = True
+    tune_network: bool = True
+    tune_steps: int = 1000
+    calibration_samples: int = 1024
+
+    def __post_init__(self) -> None:
+        items = self.layer_bits.items() if isinstance(self.layer_bits, Mapping) else self.layer_bits
+        pairs = tuple((p, tuple(b) if isinstance(b, (list, tuple)) else b) for p, b in items)
+        object.__setattr__(self, "layer_bits", pairs)
+        if isinstance(self.optimize, str):
+            object.__setattr__(self, "optimize", (self.optimize,))
+        object.__setattr__(self, "optimize", tuple(self.optimize or ()))
+        for name in ("weight_bits", "activation_bits", "linear_activation_bits", "input_bits"):
+            _check_bits(name, getattr(self, name))
+        if self.first_last_bits is not None:
+            _check_bits("first_last_bits", self.first_last_bits)
+        for pattern, bits in self.layer_bits:
+            self._check_layer_bits(pattern, bits)
+        self._check_choice("weight_range", RANGE_METHODS)
+        self._check_choice("activation_range", RANGE_METHODS)
+        self._check_choice("units", UNITS)
+        for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
+            value = getattr(self, name)
+            least = 0 if name.endswith("steps") else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+                )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(
+                "`learning_rate` must be positive, or None for each variable's own. "
+                f"Received: learning_rate={self.learning_rate!r}"
+            )
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(
+                f"`{name}` must be one of {choices}. Received: {name}={getattr(self, name)!r}"
+            )
+
+    @staticmethod
+    def _check_layer_bits(pattern: str, bits: Any) -> None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"A key of `layer_bits` must be a regular expression: {error}. "
+                f"Received: {pattern!r}"
+            ) from error
+        pair = bits if isinstance(bits, tuple) else (bits, bits)
+        if len(pair) != 2:
+            raise ValueError(
+                "A value of `layer_bits` must be bits or a pair (weight_bits, activation_bits). "
+                f"Received: {pattern!r}: {bits!r}"
+            )
+        for value in pair:
+            _check_bits(f"layer_bits[{pattern!r}]", value)
+
+    def bits_of_layer(self, name: str) -> tuple[int, int]:
+        """``(weight_bits, activation_bits)`` of the layer of this name, exceptions included."""
+        pair = (self.weight_bits, self.activation_bits)
+        for pattern, bits in self.layer_bits:
+            if re.fullmatch(pattern, name):
+                pair = bits if isinstance(bits, tuple) else (bits, bits)
+        return pair
+
+    @classmethod
+    def uniform(cls, bits: int, **overrides: Any) -> PTQConfig:
+        """The paper's setting: weights, network input and every conv or dense input at ``bits``."""
+        fields = {"weight_bits": bits, "activation_bits": bits, "input_bits": bits, **overrides}
+        return cls(**fields)
+
+    @classmethod
+    def edge8(cls, bits: int, **overrides: Any) -> PTQConfig:
+        """As :meth:`uniform`, but network input, first and last layer at 8 bits."""
+        fields = {"weight_bits": bits, "activation_bits": bits, "first_last_bits": 8, **overrides}
+        return cls(**fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PTQConfig) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def to_json(self) -> str:
+        """The configuration as JSON; optimization variables become name and constructor arguments."""
+        fields = dataclasses.asdict(dataclasses.replace(self, optimize=()))
+        fields["optimize"] = [
+            v if isinstance(v, (str, Mapping)) else v.to_dict() for v in self.optimize
+        ]
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PTQConfig:
+        """The inverse of :meth:`to_json`; fields may be left out.
+
+        Raises:
+          ValueError: no JSON object, a field that does not exist, or a value out of range.
+        """
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"A configuration is a JSON object: {error}. Received: {text[:80]!r}"
+            ) from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known) if isinstance(fields, dict) else [text[:80]]
+        if unknown:
+            raise ValueError(
+                f"A configuration has no such field. Expected some of {sorted(known)}. "
+                f"Received: {unknown}"
+            )
+        return cls(**fields)

@@ -1,0 +1,320 @@
+"""The quantized model as integer operators: every number the device sees is fixed here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_lowbit.export import ir
+from keras_lowbit.graph import Graph, Node
+from keras_lowbit.layer_table import FIXED_RANGE
+from keras_lowbit.quantizers.placement import Placement, fused_relu
+
+
+def lower(
+    graph: Graph,
+    placement: Placement,
+    values: Mapping[str, np.ndarray],
+    methods: Mapping[str, str] | None = None,
+) -> ir.Program:
+    """Lower a quantized graph.
+
+    Args:
+      graph: folded, with ``Quantize`` nodes.
+      placement: its quantizers.
+      values: kernels, biases, scales and zero points by the names of ``Student.variables``.
+      methods: "weight" and "activation": how the values were found, for the metadata.
+
+    Returns:
+      A program whose input and output tensors bear the names of the model's.
+
+    Raises:
+      ValueError: a bias that overflows int32, a scale that is not positive and finite; the layer
+        is named.
+    """
+    return _Lowering(graph, placement, values, methods or {}).program()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """A group's grid in real numbers, and whether it sits at the low end of int8."""
+
+    bits: int
+    scale: np.ndarray
+    zero: int
+    low: bool
+
+
+class _Lowering:
+    """Walks the graph once; ``where`` maps a node to the tensor that holds its output."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        placement: Placement,
+        values: Mapping[str, np.ndarray],
+        methods: Mapping[str, str],
+    ) -> None:
+        self.graph, self.placement, self.values, self.methods = graph, placement, values, methods
+        self.tensors: dict[str, ir.Tensor] = {}
+        self.ops: list[ir.Op] = []
+        self.where: dict[str, str] = {}
+        self.grids = {name: self._grid(name) for name in placement.activations}
+
+    def program(self) -> ir.Program:
+        for node in self.graph.nodes:
+            if node.name in self.where:  # a ReLU that already runs inside another kernel
+                continue
+            getattr(self, _HANDLERS[node.kind])(node)
+        outputs = tuple(self._external(name) for name in self.graph.outputs)
+        return ir.Program(self.tensors, tuple(self.ops), self.graph.inputs, outputs)
+
+    def _grid(self, group: str) -> _Grid:
+        """Without ReLU a low-bit tensor is clamped by a second op, which puts it at the low end;
+        tensors that share its grid must go there too."""
+        spec = self.placement.activations[group]
+        members = [name for name in self.placement.heads if self.placement.groups[name] == group]
+        low = spec.bits < 8 and any(not self._never_negative(self.graph[n]) for n in members)
+        scale = np.atleast_1d(np.float32(self.values[f"{group}/output_scale"]))
+        if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
+            raise ValueError(
+                "A scale must be a positive, normal float32 number: calibrate on data that excites "
+                f"this tensor. Received: scale={scale} of the output of {group!r}"
+            )
+        return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low)
+
+    def _never_negative(self, node: Node) -> bool:
+        """True if the kernel itself cannot give codes below the zero point."""
+        unsigned = self.placement.activations[self.placement.groups[node.name]].unsigned
+        return node.kind == "ReLU" or unsigned
+
+    # ---- tensors
+
+    def _add(self, tensor: ir.Tensor) -> str:
+        self.tensors[tensor.name] = tensor
+        return tensor.name
+
+    def _activation(self, name: str, shape: tuple[int, ...], grid: _Grid, place: Any) -> str:
+        method = self.methods.get("activation", "")
+        return self._add(
+            ir.Tensor(
+                name, shape, grid.scale, place.zero_point, grid.bits, place.qmin, place.qmax,
+                method=method,
+            )
+        )  # fmt: skip
+
+    def _same_grid(self, name: str, shape: tuple[int, ...], source: str) -> str:
+        """A tensor with the quantization of ``source``."""
+        return self._add(dataclasses.replace(self.tensors[source], name=name, shape=shape))
+
+    def _emit(
+        self, kind: str, node: Node, inputs: list[str], shape: tuple[int, ...], **options: Any
+    ) -> None:
+        """An operator that computes a head, with the clamping its grid needs."""
+        relu = fused_relu(self.graph, node)
+        head = relu or node
+        grid = self.grids[self.placement.groups[head.name]]
+        if relu is not None:
+            options["activation"] = "RELU6" if relu.config.get("max_value") else "RELU"
+        top = ir.activation_placement(grid.bits, grid.zero)
+        if grid.low:
+            clamped = self._never_negative(head)
+            first = top if clamped else ir.linear_placements(grid.bits, grid.zero)[0]
+            raw = self._activation(f"{head.name}/saturated", shape, grid, first)
+            final = ir.activation_placement(grid.bits, grid.zero, low=True)
+            out = self._activation(head.name, shape, grid, final)
+            self.ops.append(ir.Op(kind, node.name, tuple(inputs), (raw,), options))
+            self.ops.append(ir.Op("QUANTIZE", head.name, (raw,), (out,)))
+        else:
+            out = self._activation(head.name, shape, grid, top)
+            self.ops.append(ir.Op(kind, node.name, tuple(inputs), (out,), options))
+        self.where[node.name] = self.where[head.name] = out
+
+    def _pass(
+        self, kind: str, node: Node, source: str, shape: tuple[int, ...], **options: Any
+    ) -> str:
+        """An operator whose output is on the grid of its input."""
+        out = self._same_grid(node.name, shape, source)
+        self.ops.append(ir.Op(kind, node.name, (source,), (out,), options))
+        self.where[node.name] = out
+        return out
+
+    def _reshaped(self, name: str, source: str, shape: tuple[int, ...]) -> str:
+        if self.tensors[source].shape == shape:
+            return source
+        out = self._same_grid(name, shape, source)
+        self.ops.append(ir.Op("RESHAPE", name, (source,), (out,)))
+        return out
+
+    def _external(self, name: str) -> str:
+        """The model output of a node, in the shape the caller's model gives it."""
+        shape = (1, *self.graph[name].shape)
+        return self._reshaped(f"{name}/output", self.where[name], shape)
+
+    # ---- layers
+
+    def input(self, node: Node) -> None:
+        """Below 8 bits the caller's codes saturate at the top and a QUANTIZE clamps the bottom."""
+        grid = self.grids[self.placement.groups[node.name]]
+        shape = (1, *node.shape)
+        first = ir.linear_placements(grid.bits, grid.zero)[0]
+        source = self._activation(node.name, shape, grid, first)
+        if grid.low:
+            final = ir.activation_placement(grid.bits, grid.zero, low=True)
+            source = self._activation(f"{node.name}/clamped", shape, grid, final)
+            self.ops.append(ir.Op("QUANTIZE", node.name, (node.name,), (source,)))
+        self.where[node.name] = self._reshaped(f"{node.name}/2d", source, _shape(node))
+
+    def convolution(self, node: Node) -> None:
+        kernel = self._codes(node)
+        if node.kind == "Conv1D":
+            kernel = kernel[None]
+        source = self.where[node.inputs[0]]
+        padding = str(node.config.get("padding", "valid"))
+        strides, dilation = (_pair(node.config.get(k, 1)) for k in ("strides", "dilation_rate"))
+        if padding == "causal":
+            reach = (kernel.shape[1] - 1) * dilation[1]
+            source = self._padded(f"{node.name}/causal", source, ((0, 0), (reach, 0)))
+            padding = "valid"
+        options = {"padding": padding.upper(), "strides": strides, "dilation": dilation}
+        if node.kind == "DepthwiseConv2D":
+            options["depth_multiplier"] = kernel.shape[3]
+            weights = kernel.reshape(1, *kernel.shape[:2], -1)
+            constants = self._constants(node, weights, axis=3)
+            self._emit("DEPTHWISE_CONV_2D", node, [source, *constants], _shape(node), **options)
+        else:
+            constants = self._constants(node, kernel.transpose(3, 0, 1, 2), axis=0)
+            self._emit("CONV_2D", node, [source, *constants], _shape(node), **options)
+
+    def dense(self, node: Node) -> None:
+        constants = self._constants(node, self._codes(node).T, axis=0)
+        source = self.where[node.inputs[0]]
+        self._emit("FULLY_CONNECTED", node, [source, *constants], _shape(node))
+
+    def add(self, node: Node) -> None:
+        self._emit("ADD", node, [self.where[name] for name in node.inputs], _shape(node))
+
+    def quantize(self, node: Node) -> None:
+        self._emit("QUANTIZE", node, [self.where[node.inputs[0]]], _shape(node))
+
+    def relu(self, node: Node) -> None:
+        self._emit("RELU", node, [self.where[node.inputs[0]]], _shape(node))
+        grid = self.grids[self.placement.groups[node.name]]
+        top = float(grid.scale[0]) * (2**grid.bits - 1 - grid.zero)
+        if node.config.get("max_value") and top > 6.0:  # else saturation clamps below 6 already
+            self._pass("RELU6", node.replace(name=f"{node.name}/capped"), self.where[node.name],
+                       _shape(node))  # fmt: skip
+            self.where[node.name] = f"{node.name}/capped"
+
+    def fixed_range(self, node: Node) -> None:
+        kind = {"Softmax": "SOFTMAX", "Sigmoid": "LOGISTIC"}[node.kind]
+        self._emit(kind, node, [self.where[node.inputs[0]]], _shape(node))
+
+    def concatenate(self, node: Node) -> None:
+        sources = tuple(self.where[name] for name in node.inputs)
+        rank, shape = len(node.shape) + 1, _shape(node)
+        axis = node.config["axis"] % rank + len(shape) - rank
+        out = self._same_grid(node.name, shape, sources[0])
+        self.ops.append(ir.Op("CONCATENATION", node.name, sources, (out,), {"axis": axis}))
+        self.where[node.name] = out
+
+    def pool(self, node: Node) -> None:
+        source = self.where[node.inputs[0]]
+        kind = "MAX_POOL_2D" if node.kind.startswith("Max") else "AVERAGE_POOL_2D"
+        window = _pair(node.config["pool_size"], first=1)
+        strides = _pair(node.config["strides"] or node.config["pool_size"], first=1)
+        padding = node.config["padding"].upper()
+        options = {"padding": padding, "strides": strides, "window": window}
+        self._pass(kind, node, source, _shape(node), **options)
+
+    def global_pool(self, node: Node) -> None:
+        source = self.where[node.inputs[0]]
+        _, height, width, channels = self.tensors[source].shape
+        pooled = self._pass(
+            "AVERAGE_POOL_2D", node.replace(name=f"{node.name}/pooled"), source,
+            (1, 1, 1, channels), padding="VALID", strides=(1, 1), window=(height, width),
+        )  # fmt: skip
+        self.where[node.name] = self._reshaped(node.name, pooled, _shape(node))
+
+    def zero_padding(self, node: Node) -> None:
+        padding = node.config["padding"]
+        if node.kind == "ZeroPadding1D":
+            padding = ((0, 0), padding)
+        source = self.where[node.inputs[0]]
+        self.where[node.name] = self._padded(node.name, source, padding)
+
+    def reshape(self, node: Node) -> None:
+        self.where[node.name] = self._reshaped(node.name, self.where[node.inputs[0]], _shape(node))
+
+    def _padded(self, name: str, source: str, padding: Any) -> str:
+        _, height, width, channels = self.tensors[source].shape
+        amounts = np.array([(0, 0), *padding, (0, 0)], np.int32)
+        shape = (1, height + int(amounts[1].sum()), width + int(amounts[2].sum()), channels)
+        constant = self._add(
+            ir.Tensor(f"{name}/amounts", (4, 2), None, 0, 32, 0, 0, "int32", amounts)
+        )
+        out = self._same_grid(name, shape, source)
+        self.ops.append(ir.Op("PAD", name, (source, constant), (out,)))
+        return out
+
+    # ---- constants
+
+    def _codes(self, node: Node) -> np.ndarray:
+        """Integer codes of a kernel, in Keras' layout."""
+        spec = self.placement.weights[node.name]
+        scale = self.values[f"{node.name}/kernel_scale"]
+        if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
+            raise ValueError(
+                "Weight scales must be positive, normal float32 numbers. "
+                f"Received: scales from {scale.min()} to {scale.max()} of the kernel of {node.name!r}"
+            )
+        kernel = self.values[f"{node.name}/kernel"]
+        codes = np.floor(kernel / scale + np.float32(0.5))  # halves up, as in the simulation
+        return np.clip(codes, spec.qmin, spec.qmax).astype(np.int32)
+
+    def _constants(self, node: Node, codes: np.ndarray, axis: int) -> list[str]:
+        """Kernel and bias tensors, as the runtime wants them."""
+        spec = self.placement.weights[node.name]
+        scale = self.values[f"{node.name}/kernel_scale"].reshape(-1)
+        data, aligned, shift = ir.align_weights(codes, scale, spec.bits)
+        limit = spec.qmax << shift
+        kernel = ir.Tensor(
+            f"{node.name}/kernel", data.shape, aligned, 0, spec.bits, -limit, limit,
+            data=np.ascontiguousarray(data), axis=axis, method=self.methods.get("weight", ""),
+            shift=shift,
+        )  # fmt: skip
+        input_scale = self.tensors[self.where[node.inputs[0]]].scale
+        bias = self.values.get(f"{node.name}/bias", np.zeros(len(scale), np.float32))
+        codes32, bias_scale = ir.quantize_bias(bias, float(input_scale[0]), aligned, node.name)  # type: ignore[index]
+        low = (-(2**31), 2**31 - 1)
+        bias_tensor = ir.Tensor(
+            f"{node.name}/bias", codes32.shape, bias_scale, 0, 32, *low, "int32", codes32
+        )
+        return [self._add(kernel), self._add(bias_tensor)]
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    """Shape in the file: batch 1, and sequences as images of height 1."""
+    return (1, 1, *node.shape) if len(node.shape) == 2 else (1, *node.shape)
+
+
+def _pair(value: Any, first: int = 1) -> tuple[int, int]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return (first, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+
+_HANDLERS = {
+    "Input": "input",
+    "Conv1D": "convolution", "Conv2D": "convolution", "DepthwiseConv2D": "convolution",
+    "Dense": "dense", "Add": "add", "Quantize": "quantize", "ReLU": "relu",
+    **dict.fromkeys(FIXED_RANGE, "fixed_range"),
+    "Concatenate": "concatenate",
+    "AveragePooling1D": "pool", "AveragePooling2D": "pool",
+    "MaxPooling1D": "pool", "MaxPooling2D": "pool",
+    "GlobalAveragePooling1D": "global_pool", "GlobalAveragePooling2D": "global_pool",
+    "ZeroPadding1D": "zero_padding", "ZeroPadding2D": "zero_padding",
+    "Flatten": "reshape", "Reshape": "reshape",
+}  # fmt: skip

@@ -1,0 +1,133 @@
+"""Prove that a flatbuffer computes what the integer reference computes, tensor by tensor, on real inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_lowbit.export import integer_reference, runtimes
+from keras_lowbit.export.ir import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeResult:
+    """One runtime against the integer reference, over every tensor the runtime lets us see.
+
+    `mismatches` of `compared` elements differ, by at most `max_difference` codes; `tensors` has the
+    mismatches of each tensor by name. `off_grid` names tensors with codes outside their [qmin, qmax].
+    `argmax_agreement` is the share of rows with the simulation's argmax, None without a simulation.
+    """
+
+    mismatches: int
+    compared: int
+    max_difference: int
+    output_mismatches: int
+    argmax_agreement: float | None
+    tensors: Mapping[str, int]
+    off_grid: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """Results by runtime name, for `samples` inputs."""
+
+    runtimes: Mapping[str, RuntimeResult]
+    samples: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the flatbuffer is proven exact on these inputs.
+
+        With TFLM installed: no mismatch on it and nothing off the grid. Without it, LiteRT's reference
+        kernels stand in, which round FULLY_CONNECTED differently: differences of one code are accepted.
+        """
+        if "tflm" in self.runtimes:
+            return self.runtimes["tflm"].mismatches == 0 and not self.runtimes["tflm"].off_grid
+        if "litert_ref" in self.runtimes:
+            return self.runtimes["litert_ref"].max_difference <= 1 and not self.runtimes["litert_ref"].off_grid
+        return False
+
+    def __str__(self) -> str:
+        head = f"{'runtime':<12}{'differing':>12}{'of':>14}{'max':>6}{'in outputs':>12}{'argmax':>9}  off grid"
+        verdict = "exact" if self.ok else "NOT PROVEN EXACT"
+        lines = [f"Flatbuffer against the integer reference, {self.samples} samples: {verdict}", head]
+        for name, result in self.runtimes.items():
+            argmax = "-" if result.argmax_agreement is None else f"{result.argmax_agreement:.2%}"
+            lines.append(f"{name:<12}{result.mismatches:>12}{result.compared:>14}{result.max_difference:>6}"
+                         f"{result.output_mismatches:>12}{argmax:>9}  {', '.join(result.off_grid) or '-'}")
+        return "\n".join(lines)
+
+
+def verify(
+    program: Program,
+    blob: bytes,
+    inputs: Sequence[np.ndarray],
+    simulated_outputs: Sequence[np.ndarray] | None = None,
+    runtime_names: Sequence[str] | None = None,
+) -> Verification:
+    """Run `inputs` (int8 [N, ...], one per program input) on the reference and on the installed runtimes.
+
+    `simulated_outputs` are the fake-quant model's outputs [N, ...], one per program output; only their
+    argmax counts, since a simulation in floats need not agree to the last code.
+
+    Raises: ValueError if the inputs do not fit or a runtime refuses the flatbuffer.
+    """
+    if len(inputs) != len(program.inputs):
+        raise ValueError(f"`inputs` must hold one array per program input {program.inputs}. "
+                         f"Received: {len(inputs)} arrays.")
+    if simulated_outputs is not None and len(simulated_outputs) != len(program.outputs):
+        raise ValueError(f"`simulated_outputs` must hold one array per program output {program.outputs}. "
+                         f"Received: {len(simulated_outputs)} arrays.")
+    reference = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
+    results = {}
+    for name in runtime_names if runtime_names is not None else runtimes.available():
+        actual = runtimes.run_all_tensors(blob, name, inputs)
+        results[name] = _compare(program, reference, actual, simulated_outputs)
+    return Verification(results, len(inputs[0]))
+
+
+def _compare(
+    program: Program,
+    reference: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    simulated_outputs: Sequence[np.ndarray] | None,
+) -> RuntimeResult:
+    missing = sorted(set(program.outputs) - set(actual))
+    if missing:
+        raise ValueError(f"The flatbuffer was not written from this program: it has no tensors {missing}. "
+                         f"Received: {sorted(actual)}.")
+    mismatches, compared, largest, off_grid = {}, 0, 0, []
+    for name, expected in reference.items():
+        if name not in actual:
+            continue
+        tensor = program.tensors[name]
+        values = actual[name]
+        if values.min(initial=tensor.qmax) < tensor.qmin or values.max(initial=tensor.qmin) > tensor.qmax:
+            off_grid.append(name)
+        if name in program.inputs:
+            continue
+        difference = np.abs(values.astype(np.int16) - expected)
+        mismatches[name] = int(np.count_nonzero(difference))
+        compared += difference.size
+        largest = max(largest, int(difference.max(initial=0)))
+    return RuntimeResult(
+        mismatches=sum(mismatches.values()),
+        compared=compared,
+        max_difference=largest,
+        output_mismatches=sum(mismatches.get(name, 0) for name in set(program.outputs)),
+        argmax_agreement=_argmax_agreement(program, actual, simulated_outputs),
+        tensors=mismatches,
+        off_grid=tuple(off_grid),
+    )
+
+
+def _argmax_agreement(
+    program: Program, actual: Mapping[str, np.ndarray], simulated_outputs: Sequence[np.ndarray] | None
+) -> float | None:
+    if simulated_outputs is None:
+        return None
+    agreements = [np.argmax(actual[name], axis=-1) == np.argmax(simulated, axis=-1)
+                  for name, simulated in zip(program.outputs, simulated_outputs, strict=True)]
+    return float(np.mean(np.concatenate([agreement.ravel() for agreement in agreements])))

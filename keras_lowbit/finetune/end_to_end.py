@@ -1,0 +1,87 @@
+"""Step 4: tune the whole network against the outputs of the float model, end to end.
+
+The paper's form trains the biases only (Hubara et al. 2020, section 3.3): ``tune_bias``. The wider
+form, ``tune_network``, also moves kernels, weight scales and activation ranges straight through the
+rounding: a short distillation on the same unlabelled samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit.callbacks import CallbackList
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.quantizers.insert import Student
+from keras_lowbit.quantizers.placement import fused_relu
+from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.reconstructor import relative_error
+from keras_lowbit.reconstruct.training import TunedBias, attach, train
+from keras_lowbit.reconstruct.units import find_units
+from keras_lowbit.reconstruct.variables import LSQ, AdaQuant
+
+BIAS_LEARNING_RATE = 1e-3  # in units of the layer's output range
+KERNEL_LEARNING_RATE = 1e-2  # in units of the kernel's scale
+SCALE_LEARNING_RATE = 1e-3  # relative
+
+
+def finetune(
+    student: Student,
+    teacher: Any,
+    inputs: dict[str, np.ndarray],
+    config: PTQConfig,
+    callbacks: CallbackList,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Tune the student in place.
+
+    Args:
+      student: reconstructed.
+      teacher: the float model of the same graph.
+      inputs: calibration samples, float32 (samples, ...), by input node.
+      config: ``tune_bias``, ``tune_network``, ``tune_steps`` and ``batch_size`` matter.
+      callbacks: see one more unit.
+      seed: of the order of samples.
+
+    Returns:
+      The record of this stage: mean squared error of the network's outputs (before a softmax or
+      sigmoid) before and after, relative to their mean square.
+    """
+    network = find_units(student.graph, student.placement, "network")[0]
+    function = UnitFunction(network, student.model, student)
+    arrived = [tf.constant(inputs[name]) for name in network.inputs]
+    wanted = UnitFunction(network, teacher, None).map(arrived)
+    power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
+    before = float(relative_error(function.map(arrived), wanted, power))
+    record: dict[str, Any] = {"name": "end to end", "error_before": before, "error_after": before}
+    if not config.tune_steps or not (config.tune_bias or config.tune_network):
+        return record
+    callbacks.on_reconstruct_begin({"units": [record["name"]]})
+    callbacks.on_unit_begin(0, {"name": record["name"], "steps": config.tune_steps})
+    biases = [_tuned_bias(student, name) for name in student.biases] if config.tune_bias else []
+    groups = {student.placement.groups[name] for name in (*network.inputs, *network.inner)}
+    kernels = AdaQuant(KERNEL_LEARNING_RATE, SCALE_LEARNING_RATE) if config.tune_network else None
+    ranges = LSQ(SCALE_LEARNING_RATE) if config.tune_network else None
+    train(
+        function, attach(student, network.layers, groups, kernels, ranges), biases, arrived, wanted,
+        lambda outputs, batch: relative_error(outputs, batch, power),
+        steps=config.tune_steps, batch_size=config.batch_size,
+        bias_learning_rate=BIAS_LEARNING_RATE,
+        generator=np.random.default_rng([seed, len(student.graph.nodes)]),
+        on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
+    )  # fmt: skip
+    record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
+    callbacks.on_unit_end(0, record)
+    callbacks.on_reconstruct_end({})
+    return record
+
+
+def _tuned_bias(student: Student, name: str) -> TunedBias:
+    """The bias of a layer in units of the range of the tensor it helps to compute."""
+    relu = fused_relu(student.graph, student.graph[name])
+    group = student.placement.groups[relu.name if relu else name]
+    quantizer = student.activation_quantizers[group]
+    span = quantizer.variables["scale"].numpy() * (quantizer.spec.qmax - quantizer.spec.qmin)
+    return TunedBias.of(student.biases[name], float(span))

@@ -1,0 +1,165 @@
+"""A Keras model as plain data: nodes with arguments and NumPy weights, no layers, no framework.
+
+Both Keras flavours are read into it, every pass of step 1 is a function from graph to graph, and
+:func:`build` makes the tf_keras model again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_lowbit._keras import keras
+from keras_lowbit.layer_table import has_kernel, make_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One operator.
+
+    Attributes:
+      name: unique; the name of the layer in the caller's model where there is one.
+      kind: a key of ``layer_table.LAYERS``.
+      inputs: names of the nodes it reads, in order.
+      shape: shape of its output without the batch.
+      config: constructor arguments.
+      weights: float32 arrays by role: "kernel", "bias" (batch norms: "gamma", "beta", "mean",
+        "variance").
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> Node:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class Graph:
+    """Nodes in topological order, with the names of the inputs and outputs.
+
+    Example:
+      >>> graph = read(model)
+      >>> [node.name for node in graph.consumers("conv2d")]
+      ['activation']
+    """
+
+    def __init__(self, nodes: Iterable[Node], inputs: Iterable[str], outputs: Iterable[str]):
+        self.nodes = _in_topological_order(tuple(nodes))
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._by_name = {node.name: node for node in self.nodes}
+        self._consumers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self._consumers[name].append(node)
+
+    def __getitem__(self, name: str) -> Node:
+        return self._by_name[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def consumers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read the output of ``name``."""
+        return tuple(self._consumers[name])
+
+    def only_consumer(self, name: str) -> Node | None:
+        """The one node that reads ``name``; None if several do or it is a model output."""
+        consumers = self._consumers[name]
+        return consumers[0] if len(consumers) == 1 and name not in self.outputs else None
+
+    def weighted(self) -> tuple[Node, ...]:
+        """The nodes with a kernel, in topological order."""
+        return tuple(node for node in self.nodes if has_kernel(node.kind))
+
+    def updated(self, *nodes: Node) -> Graph:
+        """The graph with nodes of the same names replaced and nodes of new names added."""
+        new = {node.name: node for node in nodes}
+        kept = [new.pop(node.name, node) for node in self.nodes]
+        return Graph([*kept, *new.values()], self.inputs, self.outputs)
+
+    def without(self, name: str) -> Graph:
+        """The graph without a one-input node; its consumers read its input instead."""
+        source = self[name].inputs[0]
+        return self.redirected(name, source, drop=name)
+
+    def redirected(
+        self, old: str, new: str, drop: str | None = None, keep: str | None = None
+    ) -> Graph:
+        """The graph whose consumers of ``old`` (but ``keep``) and outputs read ``new``."""
+        nodes = [
+            node.replace(inputs=tuple(new if i == old else i for i in node.inputs))
+            if node.name != keep
+            else node
+            for node in self.nodes
+            if node.name != drop
+        ]
+        return Graph(nodes, self.inputs, tuple(new if o == old else o for o in self.outputs))
+
+
+def _in_topological_order(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """A stable topological sort: the given order wherever it already is one."""
+    by_name = {node.name: node for node in nodes}
+    if len(by_name) != len(nodes):
+        names = sorted({n.name for n in nodes if sum(m.name == n.name for m in nodes) > 1})
+        raise ValueError(f"Node names must be unique; rename the layers. Received twice: {names}")
+    done: dict[str, Node] = {}
+    for root in nodes:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            waiting = [by_name[name] for name in node.inputs if name not in done]
+            if waiting and node.name not in done:
+                stack.append(waiting[0])
+            else:
+                done[stack.pop().name] = node
+    return tuple(done.values())
+
+
+def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
+    """The tf_keras model of a graph, with its weights.
+
+    Args:
+      graph: any graph whose kinds are in the layer table.
+      wrap: maps a node and its fresh layer to the layer that takes its place, e.g. the layer in a
+        tfmot wrapper; input nodes come with None and may return a layer to apply behind the input.
+
+    Returns:
+      A functional model; layer (or wrapped layer) names are node names.
+    """
+    tensors: dict[str, Any] = {}
+    inputs = {}
+    for node in graph.nodes:
+        if node.kind == "Input":
+            inputs[node.name] = keras.Input(node.shape, name=node.name, dtype="float32")
+            after = wrap(node, None) if wrap else None
+            tensors[node.name] = after(inputs[node.name]) if after else inputs[node.name]
+            continue
+        layer = make_layer(node.kind, node.name, dict(node.config))
+        arguments = [tensors[name] for name in node.inputs]
+        if node.weights:  # before wrapping: a tfmot wrapper puts tensors in place of variables
+            layer.build(arguments[0].shape)
+            weights = {role_of(variable.name): variable for variable in layer.weights}
+            for role, value in node.weights.items():
+                weights[role].assign(value)
+        caller = wrap(node, layer) if wrap else layer
+        tensors[node.name] = caller(arguments if len(arguments) > 1 else arguments[0])
+    outputs = [tensors[name] for name in graph.outputs]
+    return keras.Model(
+        [inputs[name] for name in graph.inputs], outputs[0] if len(outputs) == 1 else outputs
+    )
+
+
+def role_of(variable_name: str) -> str:
+    """The role of a variable of tf_keras: "kernel", "bias", "gamma", "beta", "mean", "variance"."""
+    last = variable_name.split("/")[-1].split(":")[0]
+    roles = {"depthwise_kernel": "kernel", "moving_mean": "mean", "moving_variance": "variance"}
+    return roles.get(last, last)

@@ -1,0 +1,132 @@
+"""The paper's Figure 2 on one page: preprocess, insert quantizers, reconstruct, tune."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from keras_lowbit._keras import load_float_model
+from keras_lowbit.calibration_data import collect
+from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
+from keras_lowbit.checkpoint import Checkpoint, digest
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.finetune.end_to_end import finetune
+from keras_lowbit.graph import Graph, build
+from keras_lowbit.preprocess.preprocess import preprocess
+from keras_lowbit.quantized_model import QuantizedModel
+from keras_lowbit.quantizers.calibrate import calibrate
+from keras_lowbit.quantizers.insert import insert_quantizers
+from keras_lowbit.quantizers.placement import insert_requantization, place
+from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.reconstructor import Reconstructor
+
+
+def quantize(
+    model: Any,
+    calib_ds: Any,
+    weight_bits: int | None = None,
+    activation_bits: int | None = None,
+    *,
+    config: PTQConfig | None = None,
+    callbacks: Iterable[Callback] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+) -> QuantizedModel:
+    """Quantize a trained float model to 2..8 bits with a few hundred unlabelled samples.
+
+    Args:
+      model: Functional or Sequential model of tf_keras or Keras 3, or the path of one (``.keras``,
+        ``.h5``, SavedModel). It is not modified.
+      calib_ds: calibration samples: ``tf.data.Dataset`` of ``x``, ``(x, y)`` or dicts, NumPy array,
+        list of arrays, generator or Keras ``Sequence``. Labels are ignored.
+      weight_bits: 2..8; by default 4, the width that halves the file on today's runtimes.
+      activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
+      config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
+      callbacks: watch the reconstruction; see :mod:`keras_lowbit.callbacks`.
+      checkpoint_dir: a folder to resume from after a kill, with the same result.
+      seed: same seed, same bits.
+      verbose: 0 silent, 1 progress bars, 2 one line per unit.
+
+    Returns:
+      The quantized model: a tf_keras model that simulates it, and everything to export it.
+
+    Raises:
+      ValueError: a model or data that cannot be quantized; the message names the layer or input.
+
+    Example:
+      >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
+      >>> qmodel.export("model.tflite")
+    """
+    config = _resolve(config, weight_bits, activation_bits)
+    source = read(load_float_model(model))
+    data = collect(calib_ds, source, config.calibration_samples)
+    inputs = dict(zip(source.inputs, data, strict=True))
+    watching = CallbackList([
+        *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
+    ])  # fmt: skip
+    checkpoint = _checkpoint(checkpoint_dir, config, source, data, seed)
+    reconstructor = Reconstructor(config, watching, seed, checkpoint)
+
+    # Step 1: same function, friendlier weights.
+    prepared, notes = preprocess(source, config)
+    # Step 2: structure, then ranges.
+    graph = insert_requantization(prepared, config)
+    teacher = build(graph)
+    student = insert_quantizers(graph, place(graph, config))
+    calibrate(student.model, data, config.weight_range, config.activation_range, seed)
+    # Step 3: unit by unit.
+    records = reconstructor.run(student, teacher, inputs)
+    # Step 4: end to end.
+    saved = checkpoint.load("end_to_end") if checkpoint else None
+    if saved is None:
+        records.append(finetune(student, teacher, inputs, config, watching, seed))
+        if checkpoint:
+            checkpoint.save("end_to_end", student.values(), records[-1])
+    else:
+        student.assign(saved[0])
+        records.append(saved[1])
+    notes["calibration samples"] = str(len(data[0]))
+    return QuantizedModel(student, teacher, config, records, notes)
+
+
+def _resolve(
+    config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None
+) -> PTQConfig:
+    given = {"weight_bits": weight_bits, "activation_bits": activation_bits}
+    given = {name: bits for name, bits in given.items() if bits is not None}
+    if config is None:
+        return PTQConfig(**given)
+    if given:
+        raise ValueError(
+            f"Bits are given twice: set {sorted(given)} in the config instead. "
+            f"Received: config={config!r} and {given}"
+        )
+    if not isinstance(config, PTQConfig):
+        raise ValueError(f"`config` must be a PTQConfig. Received: {type(config).__name__}")
+    return config
+
+
+def _checkpoint(
+    directory: str | os.PathLike[str] | None,
+    config: PTQConfig,
+    source: Graph,
+    data: list[Any],
+    seed: int,
+) -> Checkpoint | None:
+    if directory is None:
+        return None
+    structure = str([(n.name, n.kind, n.inputs, n.shape, str(n.config)) for n in source.nodes])
+    weights = [w for node in source.nodes for _, w in sorted(node.weights.items())]
+    logging.info("keras_lowbit: checkpoints in %s", directory)
+    fingerprint = {
+        **{f"config.{name}": str(value) for name, value in json.loads(config.to_json()).items()},
+        "layers": digest([np.frombuffer(structure.encode(), np.uint8)]),
+        "weights": digest(weights), "calibration data": digest(data), "seed": str(seed),
+    }  # fmt: skip
+    return Checkpoint(directory, fingerprint)

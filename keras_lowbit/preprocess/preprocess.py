@@ -1,0 +1,36 @@
+"""Step 1: a graph of the same function that is friendlier to quantization."""
+
+from __future__ import annotations
+
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.graph import Graph
+from keras_lowbit.preprocess.equalize import equalize
+from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
+
+
+def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
+    """Fold batch norms and, if asked, equalize; outputs are unchanged.
+
+    Args:
+      graph: as read.
+      config: ``fold_batch_norm`` and ``equalize`` matter.
+
+    Returns:
+      The graph and, by layer name, what was done to it.
+
+    Raises:
+      ValueError: batch norms would be left, since the integer kernels have none.
+    """
+    notes: dict[str, str] = {}
+    kept = [node.name for node in graph.nodes if node.kind == "BatchNormalization"]
+    if config.fold_batch_norm:
+        graph, notes = fold_batch_norm(graph)
+    elif kept:
+        raise ValueError(
+            "The integer kernels have no batch norm, so it can only stay if the model has none. Use "
+            f"fold_batch_norm=True. Received: fold_batch_norm=False and the batch norms {kept}"
+        )
+    if config.equalize:
+        graph, pairs = equalize(graph)
+        notes |= {first: f"equalized with {second}" for first, second in pairs}
+    return graph, notes

@@ -1,0 +1,220 @@
+"""The result: a model that simulates, and everything needed to save, measure and deploy it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_lowbit.accounting import Cost, cost_of
+from keras_lowbit.calibration_data import read_samples
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.graph import Graph, Node, build
+from keras_lowbit.quantizers.insert import Student, insert_quantizers
+from keras_lowbit.quantizers.placement import place
+from keras_lowbit.reconstruct.reconstructor import owners
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model.
+
+    Attributes:
+      student: the simulation, with access to every value.
+      teacher: the float model it was made from, batch norms folded; same layer names.
+      config: how it was quantized.
+      history: one record per reconstructed unit and one for the end-to-end stage.
+      notes: what became of layers that are no longer there.
+    """
+
+    student: Student
+    teacher: Any
+    config: PTQConfig
+    history: list[dict[str, Any]]
+    notes: dict[str, str]
+
+    @property
+    def model(self) -> Any:
+        """The simulation as a tf_keras model: predict, evaluate, fit (straight-through gradients)."""
+        return self.student.model
+
+    def cost(self) -> Cost:
+        """Parameters, MACs, BOPs, bytes; see :class:`keras_lowbit.Cost`."""
+        return cost_of(self.student.graph, self.student.placement)
+
+    def report(self) -> Any:
+        """What was quantized to what, folded, and how well; printable, ``.to_dict()`` for JSON."""
+        from keras_lowbit.analysis.report import report_on
+
+        return report_on(self)
+
+    def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write everything to a new folder, exactly; :func:`keras_lowbit.load` reads it.
+
+        Raises:
+          ValueError: the folder exists and ``overwrite`` is False.
+        """
+        target = Path(directory)
+        if target.exists() and not overwrite:
+            raise ValueError(
+                "The folder exists already. Pass overwrite=True to replace it. "
+                f"Received: {str(directory)!r}"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        graph = self.student.graph
+        nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
+        document = {
+            "format": FORMAT, "config": json.loads(self.config.to_json()), "nodes": nodes,
+            "inputs": graph.inputs, "outputs": graph.outputs, "history": self.history,
+            "notes": self.notes,
+        }  # fmt: skip
+        (temporary / "model.json").write_text(json.dumps(document, indent=1, default=_plain))
+        arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
+        np.savez(temporary / "float_weights.npz", **arrays)
+        np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+
+    def export(self, path: str | os.PathLike[str], overwrite: bool = True) -> dict[str, Any]:
+        """Write a TFLite flatbuffer with int8 containers that stock LiteRT and TFLM run.
+
+        Args:
+          path: of the ``.tflite`` file.
+          overwrite: replace an existing file.
+
+        Returns:
+          The metadata in the file: bits, grid and container of every tensor.
+
+        Raises:
+          ValueError: a bias that overflows int32, a bad scale, or an existing file.
+        """
+        from keras_lowbit.export.flatbuffer import write
+
+        program = self.to_program()
+        metadata = self._metadata(program)
+        target = Path(path)
+        if target.exists() and not overwrite:
+            raise ValueError(
+                "The file exists already. Pass overwrite=True to replace it. "
+                f"Received: {str(path)!r}"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".part")
+        temporary.write_bytes(write(program, metadata))
+        os.replace(temporary, target)
+        return metadata
+
+    def to_program(self) -> Any:
+        """The integer operators that :meth:`export` writes, as records."""
+        from keras_lowbit.export.lower import lower
+
+        student = self.student
+        return lower(student.graph, student.placement, student.values(), self._methods())
+
+    def _methods(self) -> dict[str, str]:
+        """How the values of "weight" and "activation" tensors were found, e.g. "mse+adaround"."""
+        config = self.config
+        found = {"weight": [config.weight_range], "activation": [config.activation_range]}
+        for target, owner in owners(config).items():
+            if owner and config.steps:
+                found[target].append(owner.name)
+            if config.tune_network and config.tune_steps:
+                found[target].append("end to end")
+        return {target: "+".join(names) for target, names in found.items()}
+
+    def _metadata(self, program: Any) -> dict[str, Any]:
+        from keras_lowbit import __version__
+        from keras_lowbit.export.metadata import build_metadata
+
+        return build_metadata(program, f"keras_lowbit {__version__}")
+
+    def quantize_input(self, x: Any) -> list[np.ndarray]:
+        """Float samples as the int8 arrays that the exported model takes, one per input."""
+        return _input_codes(self.to_program(), read_samples(x, self.student.graph))
+
+    def verify(self, path: str | os.PathLike[str], x: Any) -> Any:
+        """Run an exported file and the integer reference on real samples and compare every tensor.
+
+        Args:
+          path: of a file written by :meth:`export`.
+          x: samples, in any form that ``calib_ds`` may have.
+
+        Returns:
+          :class:`keras_lowbit.export.verify.Verification`: per runtime the differing elements, the
+          largest difference, the argmax agreement with the simulation; ``.ok``.
+        """
+        from keras_lowbit.export.verify import verify
+
+        try:
+            blob = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"Cannot read the exported file: {error.strerror}. Received: {str(path)!r}"
+            ) from error
+        samples = read_samples(x, self.student.graph)
+        simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)
+        simulated = simulated if isinstance(simulated, list) else [simulated]
+        program = self.to_program()
+        return verify(program, blob, _input_codes(program, samples), simulated)
+
+
+def load(directory: str | os.PathLike[str]) -> QuantizedModel:
+    """Read what :meth:`QuantizedModel.save` wrote: same outputs, same exported bytes.
+
+    Raises:
+      ValueError: the folder does not hold a quantized model of this format.
+    """
+    source = Path(directory)
+    try:
+        document = json.loads((source / "model.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"No quantized model can be read here: {error}. Expected a folder written by "
+            f"QuantizedModel.save. Received: {str(directory)!r}"
+        ) from error
+    if document.get("format") != FORMAT:
+        raise ValueError(
+            f"The folder is in another format. Expected format {FORMAT}; use the keras_lowbit that "
+            f"wrote it. Received: {document.get('format')!r}"
+        )
+    config = PTQConfig.from_json(json.dumps(document["config"]))
+    with np.load(source / "float_weights.npz") as weights:
+        nodes = [
+            Node(
+                entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
+                entry["config"], {r: weights[f"{entry['name']}/{r}"] for r in entry["weights"]},
+            )
+            for entry in document["nodes"]
+        ]  # fmt: skip
+    graph = Graph(nodes, document["inputs"], document["outputs"])
+    student = insert_quantizers(graph, place(graph, config))
+    with np.load(source / "values.npz") as values:
+        student.assign({name: values[name] for name in values.files})
+    return QuantizedModel(student, build(graph), config, document["history"], document["notes"])
+
+
+def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
+    """Float samples on the grids of the program's inputs, int8."""
+    from keras_lowbit.export.integer_reference import quantize_input
+
+    return [
+        quantize_input(program.tensors[name], values)
+        for name, values in zip(program.inputs, samples, strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and Keras containers as JSON types."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return list(value)

@@ -1,0 +1,104 @@
+"""Step 2, values: estimate every range once, from the weights and from calibration data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit.config import TensorSpec
+from keras_lowbit.quantizers.quantize_configs import input_ranges_of_tfmot, quantizers_of
+from keras_lowbit.quantizers.ranges import activation_range, weight_scale
+
+SAMPLED_VALUES = 2**16
+BATCH = 128
+
+
+@dataclasses.dataclass
+class _Observer:
+    """Sees a tensor pass, changes nothing, remembers its range and a sample of its values."""
+
+    num_samples: int  # that will pass in all
+    generator: np.random.Generator
+    low: float = np.inf
+    high: float = -np.inf
+    sample: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        values = np.ravel(x.numpy())
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        wanted = -(-SAMPLED_VALUES * len(x) // self.num_samples)
+        if wanted < len(values):
+            values = values[self.generator.integers(0, len(values), wanted)]
+        self.sample.append(values)
+        return x
+
+
+def calibrate(
+    model: Any,
+    inputs: list[np.ndarray],
+    weight_range: str = "mse",
+    activation_range_method: str = "mse",
+    seed: int = 0,
+) -> None:
+    """Set the scales and zero points of every quantizer of this package in a model.
+
+    Args:
+      model: tf_keras model with wrapped layers: the student, or a model annotated with
+        :class:`LowBitQuantizeConfig` by hand.
+      inputs: one float array (samples, ...) per model input.
+      weight_range: "mse" or "minmax".
+      activation_range_method: "mse" or "minmax".
+      seed: of the sample of activation values that "mse" looks at (2^16 a tensor).
+
+    Raises:
+      ValueError: the model gave NaN or infinite activations.
+    """
+    weights, activations = quantizers_of(model)
+    for kernel, weight in weights:
+        weight.variables["scale"].assign(weight_scale(kernel.numpy(), weight.spec, weight_range))
+    waiting = [a for a in activations if np.isnan(a.variables["scale"].numpy())]
+    num_samples = len(inputs[0])
+    observers = [
+        _Observer(num_samples, np.random.default_rng([seed, index]))
+        for index in range(len(waiting))
+    ]
+    first_part = input_ranges_of_tfmot(model)
+    if first_part is not None:
+        for batch in _batches(inputs):
+            first_part(batch, training=True)
+    with contextlib.ExitStack() as stack:
+        for _, weight in weights:
+            stack.enter_context(weight.following(lambda x: x))
+        for quantizer, observer in zip(waiting, observers, strict=True):
+            stack.enter_context(quantizer.following(observer))
+        for batch in _batches(inputs):
+            model(batch, training=False)
+    for quantizer, observer in zip(waiting, observers, strict=True):
+        _set_range(quantizer, observer, activation_range_method)
+
+
+def _batches(inputs: list[np.ndarray]) -> Iterator[Any]:
+    for start in range(0, len(inputs[0]), BATCH):
+        batch = [tf.constant(x[start : start + BATCH]) for x in inputs]
+        yield batch if len(batch) > 1 else batch[0]
+
+
+def _set_range(quantizer: Any, observer: _Observer, method: str) -> None:
+    if not np.isfinite([observer.low, observer.high]).all():
+        raise ValueError(
+            "The float model gives NaN or infinite activations on the calibration data, so no range "
+            "can be estimated. Check the model's weights and the scaling of the data. Received: a "
+            f"tensor with values from {observer.low} to {observer.high}, "
+            f"{quantizer.variables['scale'].name!r}"
+        )
+    spec: TensorSpec = quantizer.spec
+    values = np.concatenate(observer.sample)
+    scale, zero_point = activation_range(values, observer.low, observer.high, spec, method)
+    quantizer.variables["scale"].assign(scale)
+    quantizer.variables["zero_point"].assign(float(zero_point))

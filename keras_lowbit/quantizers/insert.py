@@ -1,0 +1,103 @@
+"""Step 2, structure: the student, a model whose every layer sits in a quantizing wrapper."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_lowbit.graph import Graph, Node, build, role_of
+from keras_lowbit.layer_table import FIXED_RANGE
+from keras_lowbit.quantizers.placement import Placement
+from keras_lowbit.quantizers.quantize_configs import quantize_layer, wrap_layer
+from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The quantized model and direct access to the only values that change after step 2.
+
+    Attributes:
+      model: functional tf_keras model of tfmot wrappers; computes the simulation.
+      graph: the structure, with the float weights it was built from.
+      placement: which tensors are quantized to what.
+      kernels: kernel variable by layer name.
+      biases: bias variable by layer name.
+      weight_quantizers: by layer name.
+      activation_quantizers: by group name.
+    """
+
+    model: Any
+    graph: Graph
+    placement: Placement
+    kernels: dict[str, Any]
+    biases: dict[str, Any]
+    weight_quantizers: dict[str, WeightQuantizer]
+    activation_quantizers: dict[str, ActivationQuantizer]
+
+    def variables(self) -> dict[str, Any]:
+        """Every variable that quantization may change, by a stable name."""
+        named = {f"{name}/kernel": variable for name, variable in self.kernels.items()}
+        named |= {f"{name}/bias": variable for name, variable in self.biases.items()}
+        for name, weight in self.weight_quantizers.items():
+            named[f"{name}/kernel_scale"] = weight.variables["scale"]
+        for name, activation in self.activation_quantizers.items():
+            named[f"{name}/output_scale"] = activation.variables["scale"]
+            named[f"{name}/output_zero_point"] = activation.variables["zero_point"]
+        return named
+
+    def values(self) -> dict[str, np.ndarray]:
+        """A copy of the values of :meth:`variables`, float32."""
+        return {name: variable.numpy() for name, variable in self.variables().items()}
+
+    def assign(self, values: dict[str, np.ndarray]) -> None:
+        """Set some of :meth:`variables` by name."""
+        variables = self.variables()
+        for name, value in values.items():
+            variables[name].assign(value)
+
+    def tensor(self, name: str) -> Any:
+        """The symbolic output of node ``name``, quantized where it has a quantizer."""
+        layer_name = f"quantized_{name}"
+        names = {layer.name for layer in self.model.layers}
+        return self.model.get_layer(layer_name if layer_name in names else name).output
+
+
+def insert_quantizers(graph: Graph, placement: Placement) -> Student:
+    """Build the student; scales are NaN until calibrated.
+
+    Args:
+      graph: folded, with its ``Quantize`` nodes.
+      placement: of the same graph.
+    """
+    activations = {
+        name: ActivationQuantizer(spec.bits, spec.unsigned)
+        for name, spec in placement.activations.items()
+    }
+    kernels: dict[str, Any] = {}
+    biases: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
+
+    def wrap(node: Node, layer: Any) -> Any:
+        group = placement.groups.get(node.name)
+        quantizer = activations[group] if group else None
+        if layer is None:
+            return quantize_layer(node.name, activations[placement.groups[node.name]])
+        variables = {role_of(variable.name): variable for variable in layer.weights}
+        if "kernel" in variables:
+            kernels[node.name] = variables["kernel"]
+        if "bias" in variables:
+            biases[node.name] = variables["bias"]
+        spec = placement.weights.get(node.name)
+        wrapper, configs[node.name] = wrap_layer(layer, spec.bits if spec else None, quantizer)
+        return wrapper
+
+    model = build(graph, wrap)
+    weights = {name: configs[name].weight_quantizer for name in placement.weights}
+    for node in graph.nodes:
+        if node.kind in FIXED_RANGE:
+            variables = activations[placement.groups[node.name]].variables
+            variables["scale"].assign(1.0 / 256.0)
+            variables["zero_point"].assign(0.0)
+    return Student(model, graph, placement, kernels, biases, weights, activations)

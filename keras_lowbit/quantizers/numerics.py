@@ -1,0 +1,54 @@
+"""Uniform affine quantization: pure functions, tensors in, tensors out.
+
+``x_hat = scale * (clip(round(x / scale) + zero_point, qmin, qmax) - zero_point)``
+(Zhuo et al. 2022, section 3). Halves are
+rounded up, as TFLM's kernels do on what a ReLU leaves: ties are common where averages are rounded. Gradients are those of LSQ and LSQ+
+(Esser et al. 2020, eq. 3; Bhalgat et al. 2020, eq. 5): they follow from passing the gradient
+straight through ``round`` and from ``clip``.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def round_ste(x: tf.Tensor) -> tf.Tensor:
+    """Round, halves up; the gradient passes straight through."""
+    return x + tf.stop_gradient(tf.floor(x + 0.5) - x)
+
+
+def quantize(
+    x: tf.Tensor, scale: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
+) -> tf.Tensor:
+    """Codes of ``x`` on the grid, as float integers in [qmin, qmax].
+
+    Args:
+      x: float32, any shape.
+      scale: float32 > 0, broadcastable to ``x``.
+      zero_point: float integer in [qmin, qmax], broadcastable to ``x``.
+      qmin: smallest code.
+      qmax: largest code.
+    """
+    return tf.clip_by_value(round_ste(x / scale) + zero_point, float(qmin), float(qmax))
+
+
+def dequantize(codes: tf.Tensor, scale: tf.Tensor, zero_point: tf.Tensor) -> tf.Tensor:
+    """Real values of ``codes``: ``scale * (codes - zero_point)``."""
+    return scale * (codes - zero_point)
+
+
+def fake_quantize(
+    x: tf.Tensor, scale: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
+) -> tf.Tensor:
+    """``x`` rounded to the grid and back, same shape as ``x``.
+
+    Example:
+      >>> float(fake_quantize(tf.constant(0.26), tf.constant(0.1), tf.constant(0.0), 0, 15))
+      0.30000001192092896
+    """
+    return dequantize(quantize(x, scale, zero_point, qmin, qmax), scale, zero_point)
+
+
+def gradient_scale(x: tf.Tensor, factor: float) -> tf.Tensor:
+    """``x`` unchanged; its gradient times ``factor`` (Esser et al. 2020, section 2.2)."""
+    return tf.stop_gradient(x * (1.0 - factor)) + x * factor

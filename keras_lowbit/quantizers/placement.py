@@ -1,0 +1,157 @@
+"""Which tensor gets a quantizer, which tensors share one, and how many bits each has.
+
+The rules are those of the int8 kernels (pooling, reshaping, padding and concatenation cannot change
+the grid) and of the paper's cost: ``activation_bits`` governs what feeds a convolution or dense
+layer. A low-bit tensor that only a pool computes is put on its grid by a ``Quantize`` node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_lowbit.config import PTQConfig, TensorSpec
+from keras_lowbit.graph import Graph, Node
+from keras_lowbit.layer_table import FIXED_RANGE, LAYERS, has_kernel
+from keras_lowbit.reader import UnsupportedModelError
+
+FUSES_RELU = ("Conv1D", "Conv2D", "DepthwiseConv2D", "Dense", "Add")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Quantizers of a graph.
+
+    Attributes:
+      weights: by layer name, the grid of its kernel.
+      groups: by node name, the name of the group whose quantizer its output goes through. Nodes
+        that keep their input's grid by themselves, or whose ReLU is fused, are absent.
+      activations: by group name, the grid.
+      heads: nodes whose output starts a new tensor (not a pool, reshape ...), in order.
+    """
+
+    weights: dict[str, TensorSpec]
+    groups: dict[str, str]
+    activations: dict[str, TensorSpec]
+    heads: tuple[str, ...]
+
+
+def fused_relu(graph: Graph, node: Node) -> Node | None:
+    """The ReLU that runs inside ``node``'s kernel; None if there is none."""
+    consumer = graph.only_consumer(node.name)
+    fuses = node.kind in FUSES_RELU and consumer is not None and consumer.kind == "ReLU"
+    return consumer if fuses else None
+
+
+def insert_requantization(graph: Graph, config: PTQConfig) -> Graph:
+    """The graph with ``Quantize`` nodes where a low-bit tensor needs one of its own.
+
+    That is between an average pool and a convolution or dense layer whose input has fewer bits than
+    the pool's: the kernel averages on the wider grid, and only the result is rounded to few bits.
+    """
+    for node in reversed(graph.nodes):
+        wanted = _bits_wanted(graph, node.name, config)
+        if LAYERS[node.kind].averages and wanted and wanted < config.linear_activation_bits:
+            graph = _behind(graph, node, f"{node.name}_{wanted}bit")
+    return graph
+
+
+def place(graph: Graph, config: PTQConfig) -> Placement:
+    """Place the quantizers.
+
+    Args:
+      graph: folded, with the nodes of :func:`insert_requantization`.
+      config: the widths.
+
+    Returns:
+      The placement; every tensor that a convolution or dense layer reads is quantized.
+    """
+    first, last = (graph.weighted() or (None,))[0], (graph.weighted() or (None,))[-1]
+    weights = {}
+    for node in graph.weighted():
+        bits = config.bits_of_layer(node.name)[0]
+        if config.first_last_bits and node in (first, last):
+            bits = config.first_last_bits
+        weights[node.name] = TensorSpec(bits, True, LAYERS[node.kind].kernel_axis)
+    source = _sources(graph)
+    heads = tuple(
+        n.name for n in graph.nodes if source[n.name] == n.name and not fused_relu(graph, n)
+    )
+    group = {head: head for head in heads}
+    for node in graph.nodes:
+        if node.kind == "Concatenate":
+            joined = {group[source[name]] for name in node.inputs}
+            target = min(joined, key=heads.index)
+            group = {head: target if g in joined else g for head, g in group.items()}
+    activations = {}
+    for name in dict.fromkeys(group.values()):
+        members = [head for head in heads if group[head] == name]
+        activations[name] = _activation_spec(graph, members, source, config)
+    groups = {head: group[head] for head in heads}
+    groups |= {n.name: group[source[n.name]] for n in graph.nodes if LAYERS[n.kind].averages}
+    return Placement(weights, groups, activations, heads)
+
+
+def _behind(graph: Graph, node: Node, name: str) -> Graph:
+    graph = graph.updated(Node(name, "Quantize", (node.name,), node.shape))
+    return graph.redirected(node.name, name, keep=name)
+
+
+def _sources(graph: Graph) -> dict[str, str]:
+    """By node, the node whose grid its output is on (itself if it starts one)."""
+    source: dict[str, str] = {}
+    for node in graph.nodes:
+        info = LAYERS[node.kind]
+        inherits = info.keeps_grid or info.averages
+        source[node.name] = source[node.inputs[0]] if inherits else node.name
+    return source
+
+
+def _readers(graph: Graph, name: str) -> list[Node]:
+    """The nodes that read the tensor ``name``, directly or on the same grid."""
+    readers = []
+    for node in graph.consumers(name):
+        info = LAYERS[node.kind]
+        readers += _readers(graph, node.name) if info.keeps_grid or info.averages else [node]
+    return readers
+
+
+def _bits_wanted(graph: Graph, name: str, config: PTQConfig) -> int | None:
+    """Bits that the convolutions and dense layers behind ``name`` want; None if there are none."""
+    last = graph.weighted()[-1] if graph.weighted() else None
+    bits = []
+    for node in _readers(graph, name):
+        if has_kernel(node.kind):
+            protected = config.first_last_bits if node is last else None
+            bits.append(protected or config.bits_of_layer(node.name)[1])
+    return max(bits, default=None)
+
+
+def _activation_spec(
+    graph: Graph, members: list[str], source: dict[str, str], config: PTQConfig
+) -> TensorSpec:
+    nodes = [graph[name] for name in members]
+    unsigned = all(node.kind == "ReLU" or _only_unsigned(graph, node) for node in nodes)
+    if len(nodes) > 1 and any(node.kind in FIXED_RANGE for node in nodes):
+        raise UnsupportedModelError(
+            "A softmax or sigmoid output, whose range TFLite fixes at 0..1, cannot be concatenated "
+            f"with other tensors, since all must share one range. Received: {members}"
+        )
+    if any(node.kind in FIXED_RANGE for node in nodes):
+        return TensorSpec(8, symmetric=False, unsigned=True)
+    if any(source[name] in members for name in graph.outputs):
+        return TensorSpec(8, symmetric=False, unsigned=unsigned)
+    if any(n.kind in FIXED_RANGE for name in members for n in _readers(graph, name)):
+        return TensorSpec(8, symmetric=False, unsigned=unsigned)  # logits
+    if any(node.kind == "Input" for node in nodes):
+        return TensorSpec(config.input_bits, symmetric=False)
+    wanted = [_bits_wanted(graph, name, config) for name in members]
+    return TensorSpec(
+        max((b for b in wanted if b), default=config.linear_activation_bits), False, (), unsigned
+    )
+
+
+def _only_unsigned(graph: Graph, node: Node) -> bool:
+    """True for a change of grid of a tensor that cannot be negative."""
+    if node.kind == "Quantize" or LAYERS[node.kind].keeps_grid or LAYERS[node.kind].averages:
+        return all(_only_unsigned(graph, graph[name]) for name in node.inputs)
+    return node.kind in ("ReLU", "Softmax", "Sigmoid")

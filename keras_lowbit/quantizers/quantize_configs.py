@@ -1,0 +1,142 @@
+"""The tfmot ``QuantizeConfig`` of this package, one fresh object per layer, and the wrapping.
+
+It can be used directly as well::
+
+    layer = tfmot.quantization.keras.quantize_annotate_layer(
+        keras.layers.Conv2D(8, 3), keras_lowbit.LowBitQuantizeConfig(weight_bits=4))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_lowbit._keras import keras, tfmot_imported_quietly
+from keras_lowbit.layer_table import LAYERS
+from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
+
+with tfmot_imported_quietly():
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
+        QuantizeLayer,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import (
+        QuantizeWrapperV2,
+    )
+    from tensorflow_model_optimization.quantization.keras import QuantizeConfig
+
+
+@keras.utils.register_keras_serializable(package="keras_lowbit")
+class LowBitQuantizeConfig(QuantizeConfig):
+    """Kernel symmetric per channel, output asymmetric per tensor, biases float.
+
+    Args:
+      weight_bits: 2..8, or None for a layer whose kernel stays float (or that has none).
+      activation_bits: 2..8, or None for an output that is not quantized here.
+      unsigned: the output is never negative.
+
+    Raises:
+      ValueError: bits out of range, or a layer class with no kernel known.
+    """
+
+    def __init__(
+        self,
+        weight_bits: int | None = 4,
+        activation_bits: int | None = 8,
+        unsigned: bool = False,
+    ) -> None:
+        self.weight_bits = weight_bits
+        self.weight_quantizer: WeightQuantizer | None = None
+        self.output_quantizer: ActivationQuantizer | None = None
+        if weight_bits is not None:
+            WeightQuantizer(weight_bits, ())  # checks the bits; the axis comes with the layer
+        if activation_bits is not None:
+            self.output_quantizer = ActivationQuantizer(activation_bits, unsigned)
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, WeightQuantizer]]:
+        if self.weight_bits is None:
+            return []
+        info = LAYERS.get(type(layer).__name__)
+        if info is None or info.kernel is None:
+            if self.weight_bits is not None and layer.trainable_weights:
+                raise ValueError(
+                    f"The kernel of {type(layer).__name__} layers is not known. Expected one of "
+                    f"{[k for k, v in LAYERS.items() if v.kernel]}, or weight_bits=None. "
+                    f"Received: the layer {layer.name!r}"
+                )
+            return []
+        if self.weight_quantizer is None:
+            self.weight_quantizer = WeightQuantizer(self.weight_bits, info.kernel_axis)
+        return [(getattr(layer, info.kernel), self.weight_quantizer)]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        if quantize_weights:
+            setattr(layer, str(LAYERS[type(layer).__name__].kernel), quantize_weights[0])
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        return None
+
+    def get_output_quantizers(self, layer: Any) -> list[ActivationQuantizer]:
+        return [self.output_quantizer] if self.output_quantizer else []
+
+    def get_config(self) -> dict[str, Any]:
+        spec = self.output_quantizer.spec if self.output_quantizer else None
+        return {
+            "weight_bits": self.weight_bits,
+            "activation_bits": spec.bits if spec else None,
+            "unsigned": bool(spec and spec.unsigned),
+        }
+
+
+def wrap_layer(
+    layer: Any, weight_bits: int | None, output_quantizer: ActivationQuantizer | None
+) -> tuple[Any, LowBitQuantizeConfig]:
+    """``layer`` in a tfmot wrapper of the same name, and the wrapper's configuration.
+
+    The output goes through ``output_quantizer``, an object that other wrappers may share.
+    """
+    config = LowBitQuantizeConfig(weight_bits, None)
+    config.output_quantizer = output_quantizer
+    wrapper = QuantizeWrapperV2(layer, config, name_prefix="quantized_", dtype="float32")
+    return wrapper, config
+
+
+def quantize_layer(name: str, quantizer: ActivationQuantizer) -> Any:
+    """A layer that does nothing but quantize its input: what stands behind a network input."""
+    return QuantizeLayer(quantizer, name=f"quantized_{name}", dtype="float32")
+
+
+def input_ranges_of_tfmot(model: Any) -> Any | None:
+    """The part of a model up to the quantizers that ``quantize_apply`` put behind its inputs.
+
+    They are tfmot's own, at 8 bits, and learn their range whenever they run in training mode.
+    None if there are none.
+    """
+    outputs = [
+        layer.output
+        for layer in model.layers
+        if isinstance(layer, QuantizeLayer) and not isinstance(layer.quantizer, ActivationQuantizer)
+    ]
+    return keras.Model(model.inputs, outputs) if outputs else None
+
+
+def quantizers_of(
+    model: Any,
+) -> tuple[list[tuple[Any, WeightQuantizer]], list[ActivationQuantizer]]:
+    """The quantizers in a wrapped model, each once.
+
+    Returns:
+      Pairs of kernel variable and weight quantizer, and the activation quantizers, in layer order.
+    """
+    weights: list[tuple[Any, WeightQuantizer]] = []
+    activations: dict[int, ActivationQuantizer] = {}
+    for layer in model.layers:
+        if isinstance(layer, QuantizeLayer) and isinstance(layer.quantizer, ActivationQuantizer):
+            activations[id(layer.quantizer)] = layer.quantizer
+        config = getattr(layer, "quantize_config", None)
+        if isinstance(layer, QuantizeWrapperV2) and isinstance(config, LowBitQuantizeConfig):
+            weights += [(kernel, quantizer) for kernel, quantizer, _ in layer._weight_vars]
+            if config.output_quantizer is not None:
+                activations[id(config.output_quantizer)] = config.output_quantizer
+    return weights, list(activations.values())

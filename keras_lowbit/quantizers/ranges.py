@@ -1,0 +1,99 @@
+"""Initial scales and zero points: min-max, or the range of least squared error (step 2).
+
+NumPy in float64; the results are float32, because that is the number the runtimes see.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_lowbit.config import TensorSpec
+
+CANDIDATES = 100
+# A channel whose weights are this much smaller than the layer's largest is rounded to zero instead
+# of getting a scale so small that its int32 bias would overflow.
+SMALLEST_RELATIVE_SCALE = 1e-4
+
+
+def weight_scale(kernel: np.ndarray, spec: TensorSpec, method: str) -> np.ndarray:
+    """Scales of a symmetric kernel.
+
+    Args:
+      kernel: float, any shape.
+      spec: symmetric grid; ``spec.axis`` has scales of its own.
+      method: "minmax" (largest absolute value on the last code) or "mse" (least squared error
+        among 100 fractions of it).
+
+    Returns:
+      float32, of shape ``spec.scale_shape(kernel.shape)``, all > 0.
+    """
+    others = tuple(a for a in range(kernel.ndim) if a not in spec.axis)
+    values = np.moveaxis(
+        kernel.astype(np.float64), spec.axis, tuple(range(len(spec.axis)))
+    ).reshape(-1, int(np.prod([kernel.shape[a] for a in others], dtype=int)))
+    largest = np.abs(values).max(axis=1)
+    scale = largest / spec.qmax
+    if method == "mse":
+        best = np.where(largest > 0, np.inf, 0.0)  # nothing to improve in a dead channel
+        for fraction in np.linspace(1.0, 0.2, CANDIDATES):
+            candidate = np.where(largest > 0, fraction * largest / spec.qmax, 1.0)
+            codes = np.clip(np.rint(values / candidate[:, None]), spec.qmin, spec.qmax)
+            error = ((values - codes * candidate[:, None]) ** 2).sum(axis=1)
+            scale = np.where(error < best, candidate, scale)
+            best = np.minimum(best, error)
+    floor = (largest.max() / spec.qmax or 1.0) * SMALLEST_RELATIVE_SCALE
+    return np.maximum(scale, floor).astype(np.float32).reshape(spec.scale_shape(kernel.shape))
+
+
+def activation_range(
+    values: np.ndarray, low: float, high: float, spec: TensorSpec, method: str
+) -> tuple[np.float32, int]:
+    """Scale and zero point of an asymmetric tensor.
+
+    Args:
+      values: a sample of the tensor's values, any shape (used by "mse" only).
+      low: smallest value seen.
+      high: largest value seen.
+      spec: asymmetric grid; the zero point of an unsigned tensor is 0.
+      method: "minmax" or "mse".
+
+    Returns:
+      ``(scale, zero_point)`` with scale float32 > 0 and qmin <= zero_point <= qmax; zero is on
+      the grid.
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if spec.unsigned:
+        low = 0.0
+    if high - low <= 0.0:
+        return np.float32(1.0), 0
+    if method == "minmax":
+        return _affine(low, high, spec)
+    values = np.ravel(values).astype(np.float64)
+    best = _affine(low, high, spec)
+    best_error = _error(values, *best, spec)
+    ends = (low, high)
+    # Both ends shrink together first, then each by itself around the best.
+    for ends_shrunk in ((True, True), (True, False), (False, True)):
+        start = ends
+        for fraction in np.linspace(1.0, 0.05, CANDIDATES):
+            trial = tuple(e * fraction if s else e for e, s in zip(start, ends_shrunk, strict=True))
+            candidate = _affine(trial[0], trial[1], spec)
+            error = _error(values, *candidate, spec)
+            if error < best_error:
+                best, best_error, ends = candidate, error, (trial[0], trial[1])
+        if spec.unsigned:
+            break
+    return best
+
+
+def _affine(low: float, high: float, spec: TensorSpec) -> tuple[np.float32, int]:
+    width = max(high - low, float(np.finfo(np.float32).tiny) * 1e6)
+    scale = np.float32(width / (spec.qmax - spec.qmin))
+    zero_point = int(np.clip(np.rint(-low / np.float64(scale)), spec.qmin, spec.qmax))
+    return scale, zero_point
+
+
+def _error(values: np.ndarray, scale: np.float32, zero_point: int, spec: TensorSpec) -> float:
+    step = np.float64(scale)
+    codes = np.clip(np.rint(values / step) + zero_point, spec.qmin, spec.qmax)
+    return float(((values - (codes - zero_point) * step) ** 2).mean())

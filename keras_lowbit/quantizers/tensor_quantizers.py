@@ -1,0 +1,115 @@
+"""The two tfmot quantizers: one per kernel, one per activation tensor (or group that shares it).
+
+Both hold a ``scale`` (and zero point) as variables of the wrapped layer, start as NaN so that an
+uncalibrated model fails loudly, ignore the training flag, and have one ``rule`` slot: a function
+that stands in for rounding to nearest while ranges are observed or a unit is reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lowbit._keras import keras, tfmot_imported_quietly
+from keras_lowbit.config import TensorSpec
+from keras_lowbit.quantizers.numerics import fake_quantize
+
+with tfmot_imported_quietly():
+    from tensorflow_model_optimization.quantization.keras import quantizers as tfmot_quantizers
+
+Rule = Callable[[tf.Tensor], tf.Tensor]
+NOT_CALIBRATED = keras.initializers.Constant(float("nan"))
+
+
+class _LowBitQuantizer(tfmot_quantizers.Quantizer):
+    """What both have in common: a grid, variables, a rule."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self.rule: Rule | None = None
+        self.variables: dict[str, tf.Variable] = {}
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
+    ) -> tf.Tensor:
+        del training, kwargs
+        if self.rule is not None:
+            return self.rule(inputs)
+        zero_point = weights.get("zero_point", 0.0)
+        return fake_quantize(inputs, weights["scale"], zero_point, self.spec.qmin, self.spec.qmax)
+
+    @contextmanager
+    def following(self, rule: Rule) -> Iterator[None]:
+        """Follow ``rule`` instead of rounding to nearest, inside this context only."""
+        self.rule = rule
+        try:
+            yield
+        finally:
+            self.rule = None
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    __hash__ = object.__hash__
+
+
+@keras.utils.register_keras_serializable(package="keras_lowbit")
+class WeightQuantizer(_LowBitQuantizer):
+    """Symmetric, one scale per channel.
+
+    Args:
+      bits: 2..8.
+      axis: axes of the kernel that count its output channels: (3,) for Conv2D, (2, 3) for
+        DepthwiseConv2D, (1,) for Dense.
+
+    Example:
+      >>> WeightQuantizer(bits=4, axis=(3,)).spec.qmax
+      7
+    """
+
+    def __init__(self, bits: int, axis: tuple[int, ...]) -> None:
+        super().__init__(TensorSpec(bits, symmetric=True, axis=tuple(axis)))
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        shape = self.spec.scale_shape(tuple(tensor_shape))
+        self.variables = {
+            "scale": layer.add_weight(
+                f"{name}_scale", shape=shape, initializer=NOT_CALIBRATED, trainable=False
+            )
+        }
+        return self.variables
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.spec.bits, "axis": list(self.spec.axis)}
+
+
+@keras.utils.register_keras_serializable(package="keras_lowbit")
+class ActivationQuantizer(_LowBitQuantizer):
+    """Asymmetric, one scale and zero point per tensor.
+
+    Several layers may hold the same object: their outputs then share one grid, as pooling and
+    concatenation demand.
+
+    Args:
+      bits: 2..8.
+      unsigned: the tensor is never negative; its zero point stays 0.
+    """
+
+    def __init__(self, bits: int, unsigned: bool = False) -> None:
+        super().__init__(TensorSpec(bits, symmetric=False, unsigned=unsigned))
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        if not self.variables:
+            self.variables = {
+                key: layer.add_weight(
+                    f"{name}_{key}", shape=(), initializer=NOT_CALIBRATED, trainable=False
+                )
+                for key in ("scale", "zero_point")
+            }
+        return self.variables
+
+    def get_config(self) -> dict[str, Any]:
+        return {"bits": self.spec.bits, "unsigned": self.spec.unsigned}

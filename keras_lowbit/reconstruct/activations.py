@@ -1,0 +1,93 @@
+"""Activations on their way through the units: only what a later unit still needs is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit._keras import keras
+from keras_lowbit.quantizers.insert import Student
+from keras_lowbit.reconstruct.units import Unit
+
+BATCH = 128
+
+
+class UnitFunction:
+    """One unit of the student or the teacher as a function of its input tensors.
+
+    The student's inputs come unquantized and pass their quantizers inside; its outputs are those
+    of the layers, before their quantizers. So every quantizer acts in the units that consume it.
+
+    Args:
+      unit: which part.
+      model: the functional model.
+      student: the student, or None for the teacher, whose layers bear the nodes' names.
+    """
+
+    def __init__(self, unit: Unit, model: Any, student: Student | None) -> None:
+        tensor = student.tensor if student else (lambda name: model.get_layer(name).output)
+        self._model = keras.Model(
+            [tensor(name) for name in unit.inputs], [tensor(name) for name in unit.outputs]
+        )
+        self._quantizers = []
+        self._bypassed = []
+        if student:
+            group = student.placement.groups
+            inside = {group[name] for name in (*unit.inputs, *unit.inner)}
+            self._quantizers = [student.activation_quantizers[group[n]] for n in unit.inputs]
+            # A concatenation may share a grid across its units; values then stay quantized.
+            self._bypassed = [
+                student.activation_quantizers[g] for g in {group[n] for n in unit.outputs} - inside
+            ]
+
+    def __call__(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The unit's output tensors, batch by batch, in the order of ``unit.outputs``."""
+        for quantizer in self._bypassed:
+            quantizer.rule = _unchanged
+        try:
+            if self._quantizers:
+                inputs = [
+                    q(x, False, q.variables) for q, x in zip(self._quantizers, inputs, strict=True)
+                ]
+            outputs = self._model(inputs if len(inputs) > 1 else inputs[0], training=False)
+        finally:
+            for quantizer in self._bypassed:
+                quantizer.rule = None
+        return outputs if isinstance(outputs, list) else [outputs]
+
+    def map(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The outputs for a whole calibration set, computed in batches."""
+        parts = [  # not compiled: tracing takes longer than the few batches
+            self([x[start : start + BATCH] for x in inputs])
+            for start in range(0, len(inputs[0]), BATCH)
+        ]
+        return [tf.concat(column, axis=0) for column in zip(*parts, strict=True)]
+
+
+def _unchanged(x: tf.Tensor) -> tf.Tensor:
+    return x
+
+
+class ActivationCache:
+    """The live tensors of one model over the calibration set, by node name.
+
+    Args:
+      inputs: float32 arrays (samples, ...) by input node.
+      units: in the order in which they will be advanced.
+    """
+
+    def __init__(self, inputs: dict[str, np.ndarray], units: tuple[Unit, ...]) -> None:
+        self._live = {name: tf.constant(value) for name, value in inputs.items()}
+        self._units = units
+
+    def inputs_of(self, unit: Unit) -> list[tf.Tensor]:
+        """Input tensors of a unit, float32 (samples, ...)."""
+        return [self._live[name] for name in unit.inputs]
+
+    def advance(self, index: int, outputs: list[tf.Tensor]) -> None:
+        """Take in the outputs of unit ``index`` and drop what no later unit reads."""
+        self._live |= dict(zip(self._units[index].outputs, outputs, strict=True))
+        needed = {name for unit in self._units[index + 1 :] for name in unit.inputs}
+        self._live = {name: value for name, value in self._live.items() if name in needed}

@@ -1,0 +1,178 @@
+"""Step 3: unit by unit, train stand-ins for rounding until the unit's output is the float one.
+
+One loop for every algorithm and every unit size (Zhuo et al. 2022, section 3; layer by layer as in
+Nagel et al. 2020, block by block as in Li et al. 2021). Earlier units are already quantized, so
+quantized inputs enter; the target is the float model's output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit.callbacks import CallbackList
+from keras_lowbit.checkpoint import Checkpoint
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.quantizers.insert import Student
+from keras_lowbit.reconstruct import variables
+from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction
+from keras_lowbit.reconstruct.training import attach, train
+from keras_lowbit.reconstruct.units import Unit, find_units
+from keras_lowbit.reconstruct.variables import OptimizationVariable
+
+
+def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
+    """Which variable of ``config.optimize`` owns "weight" and "activation": the first that can.
+
+    Raises:
+      ValueError: a variable is left with nothing to optimise.
+    """
+    chosen = [variables.get(identifier) for identifier in config.optimize]
+    if chosen and config.learning_rate is not None:
+        arguments = {**vars(chosen[0]), "learning_rate": config.learning_rate}
+        chosen[0] = type(chosen[0])(**arguments)
+    owned = {
+        target: next((v for v in chosen if target in v.targets), None)
+        for target in ("weight", "activation")
+    }
+    idle = [v.name for v in chosen if v not in owned.values()]
+    if idle:
+        raise ValueError(
+            "Two optimization variables claim the same tensors, and a tensor can have only one. "
+            f"Remove {idle} from `optimize`. Received: optimize={config.optimize!r}"
+        )
+    return owned
+
+
+class Reconstructor:
+    """Optimises a student unit by unit.
+
+    Args:
+      config: ``optimize``, ``units``, ``steps``, ``batch_size`` and ``learning_rate`` matter.
+      callbacks: watch; see :mod:`keras_lowbit.callbacks`.
+      seed: of the order of samples; one generator per seed and unit.
+      checkpoint: resumed from and written to after every unit; None for neither.
+
+    Example:
+      >>> Reconstructor(config, CallbackList([])).run(student, teacher, {"image": x})
+    """
+
+    def __init__(
+        self,
+        config: PTQConfig,
+        callbacks: CallbackList,
+        seed: int = 0,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.config = config
+        self.callbacks = callbacks
+        self.seed = seed
+        self.checkpoint = checkpoint
+        self.owners = owners(config)
+
+    def run(
+        self, student: Student, teacher: Any, inputs: dict[str, np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """Optimise every unit of the student in place.
+
+        Args:
+          student: calibrated.
+          teacher: the float model of the same graph.
+          inputs: calibration samples, float32 (samples, ...), by input node.
+
+        Returns:
+          One record per unit: name, and the mean squared error of its outputs before and after,
+          relative to their mean square.
+        """
+        units = find_units(student.graph, student.placement, self.config.units)
+        cache = ActivationCache(inputs, units)
+        targets = ActivationCache(inputs, units)
+        owned: set[str] = set()
+        records = []
+        self.callbacks.on_reconstruct_begin({"units": [unit.name for unit in units]})
+        for index, unit in enumerate(units):
+            function = UnitFunction(unit, student.model, student)
+            wanted = UnitFunction(unit, teacher, None).map(targets.inputs_of(unit))
+            arrived = cache.inputs_of(unit)
+            groups = _movable_groups(student, unit) - owned
+            owned |= groups
+            record = self._restore(student, index)
+            if record is None:
+                record = self._optimise(index, unit, student, function, groups, arrived, wanted)
+                self._save(student, index, unit, groups, record)
+            records.append(record)
+            cache.advance(index, function.map(arrived))
+            targets.advance(index, wanted)
+        self.callbacks.on_reconstruct_end({})
+        return records
+
+    def _optimise(
+        self,
+        index: int,
+        unit: Unit,
+        student: Student,
+        function: UnitFunction,
+        groups: set[str],
+        arrived: list[tf.Tensor],
+        wanted: list[tf.Tensor],
+    ) -> dict[str, Any]:
+        power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
+        before = float(relative_error(function.map(arrived), wanted, power))
+        record = {"name": unit.name, "error_before": before, "error_after": before}
+        attached = attach(student, unit.layers, groups, *self.owners.values())
+        if not (attached and unit.layers and self.config.steps):
+            return record
+        self.callbacks.on_unit_begin(index, {"name": unit.name, "steps": self.config.steps})
+        train(
+            function, attached, [], arrived, wanted,
+            # Relative to the start, so that penalties weigh the same in every unit.
+            lambda outputs, batch: relative_error(outputs, batch, power) / (before + 1e-12),
+            steps=self.config.steps, batch_size=self.config.batch_size, bias_learning_rate=0.0,
+            generator=np.random.default_rng([self.seed, index]),
+            on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
+        )  # fmt: skip
+        record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
+        self.callbacks.on_unit_end(index, record)
+        return record
+
+    def _save(
+        self, student: Student, index: int, unit: Unit, groups: set[str], record: dict[str, Any]
+    ) -> None:
+        if self.checkpoint is None:
+            return
+        names = {f"{name}/{what}" for name in unit.layers for what in ("kernel", "kernel_scale")}
+        names |= {f"{g}/output_{what}" for g in groups for what in ("scale", "zero_point")}
+        values = {name: value for name, value in student.values().items() if name in names}
+        self.checkpoint.save(f"unit_{index:03d}", values, record)
+
+    def _restore(self, student: Student, index: int) -> dict[str, Any] | None:
+        saved = self.checkpoint.load(f"unit_{index:03d}") if self.checkpoint else None
+        if saved is None:
+            return None
+        values, record = saved
+        student.assign(values)
+        return record
+
+
+def relative_error(
+    outputs: list[tf.Tensor], wanted: list[tf.Tensor], power: list[float]
+) -> tf.Tensor:
+    """Mean squared errors over mean squares of the targets, summed over outputs."""
+    return tf.add_n([
+        tf.reduce_mean(tf.square(output - target)) / scale
+        for output, target, scale in zip(outputs, wanted, power, strict=True)
+    ])  # fmt: skip
+
+
+def _movable_groups(student: Student, unit: Unit) -> set[str]:
+    """Activation quantizers that may move in this unit: all their tensors lie in it."""
+    inside = {*unit.inputs, *unit.inner}
+    groups = student.placement.groups
+    heads = student.placement.heads
+    return {
+        group
+        for group in {groups[name] for name in inside}
+        if all(name in inside for name in heads if groups[name] == group)
+    }

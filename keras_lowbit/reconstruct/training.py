@@ -1,0 +1,164 @@
+"""The one gradient loop: stand-ins for rounding are attached, trained, hardened and gone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit._keras import keras
+from keras_lowbit.layer_table import FIXED_RANGE
+from keras_lowbit.quantizers.insert import Student
+from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
+from keras_lowbit.reconstruct.variables.base import State
+
+Loss = Callable[[list[tf.Tensor], list[tf.Tensor]], tf.Tensor]
+StepEnd = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """An optimization variable at work on one quantizer."""
+
+    variable: OptimizationVariable
+    quantizer: Any
+    tensor: Any  # the kernel variable; None for activations
+    grid: Grid
+    state: State
+
+    def rule(self, x: tf.Tensor) -> tf.Tensor:
+        """What the quantizer does meanwhile."""
+        return self.variable.quantize(x, self.grid, self.state)
+
+    def harden(self) -> None:
+        """Write the final values into the model; nothing else remains of the variable."""
+        tensor = None if self.tensor is None else self.tensor.value()
+        hard, grid = self.variable.harden(tensor, self.grid, self.state)
+        self.quantizer.variables["scale"].assign(grid.scale)
+        if self.tensor is None:
+            self.quantizer.variables["zero_point"].assign(grid.zero_point)
+        else:
+            self.tensor.assign(hard)
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedBias:
+    """A bias trained in units of its layer's output: ``bias = start + unit * shift``."""
+
+    bias: Any
+    start: tf.Tensor
+    unit: tf.Tensor
+    shift: tf.Variable
+
+    @classmethod
+    def of(cls, bias: Any, unit: float) -> TunedBias:
+        """Start from the bias as it is."""
+        return cls(bias, bias.value(), tf.constant(unit), tf.Variable(tf.zeros_like(bias)))
+
+
+def attach(
+    student: Student,
+    layers: Iterable[str],
+    groups: Iterable[str],
+    weight: OptimizationVariable | None,
+    activation: OptimizationVariable | None,
+) -> list[Attached]:
+    """Fresh variables for the kernels of ``layers`` and the activation quantizers ``groups``."""
+    attached = []
+    for name in layers if weight else ():
+        quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
+        grid = Grid(quantizer.spec, quantizer.variables["scale"].value())
+        state = weight.init(kernel.value(), grid)  # type: ignore[union-attr]
+        attached.append(Attached(weight, quantizer, kernel, grid, state))  # type: ignore[arg-type]
+    movable = [name for name in sorted(groups) if student.graph[name].kind not in FIXED_RANGE]
+    for name in movable if activation else ():
+        moving = student.activation_quantizers[name]
+        values = moving.variables
+        grid = Grid(moving.spec, values["scale"].value(), values["zero_point"].value())
+        state = activation.init(None, grid)  # type: ignore[union-attr]
+        attached.append(Attached(activation, moving, None, grid, state))  # type: ignore[arg-type]
+    return attached
+
+
+def train(
+    function: UnitFunction,
+    attached: list[Attached],
+    biases: list[TunedBias],
+    arrived: list[tf.Tensor],
+    wanted: list[tf.Tensor],
+    loss_of: Loss,
+    *,
+    steps: int,
+    batch_size: int,
+    bias_learning_rate: float,
+    generator: np.random.Generator,
+    on_step_end: StepEnd | None = None,
+) -> None:
+    """Train everything attached with Adam, cosine-decayed, and harden it.
+
+    Args:
+      function: the part of the student to run.
+      attached: at work during the training, hardened at its end.
+      biases: trained too.
+      arrived: inputs of ``function`` over the calibration set.
+      wanted: what it should give.
+      loss_of: maps outputs and targets of a batch to a scalar.
+      steps: gradient steps.
+      batch_size: samples a step, drawn without replacement.
+      bias_learning_rate: of :class:`TunedBias` shifts.
+      generator: decides the batches.
+      on_step_end: called with the step and its logs.
+    """
+    optimizers = []
+    for variable in dict.fromkeys(member.variable for member in attached):
+        states = [member.state for member in attached if member.variable == variable]
+        trained = [v for state in states for v in state.values()]
+        optimizers.append((_adam(variable.learning_rate, variable.decays * steps, trained), trained))
+    if biases:
+        shifts = [member.shift for member in biases]
+        optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))
+    watched = [v for _, trained in optimizers for v in trained]
+
+    @tf.function
+    def step(indices: tf.Tensor, progress: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(persistent=False) as tape:
+            outputs = function([tf.gather(x, indices) for x in arrived])
+            loss = loss_of(outputs, [tf.gather(t, indices) for t in wanted])
+            penalties = [m.variable.penalty(m.state, progress) for m in attached]
+            penalty = tf.add_n(penalties) if penalties else tf.constant(0.0)
+            total = loss + penalty
+        sources = [v for v in watched if all(v is not b.shift for b in biases)]
+        gradients = tape.gradient(total, [*sources, *(b.bias for b in biases)])
+        by_variable = {v.ref(): g for v, g in zip(sources, gradients, strict=False)}
+        for member, gradient in zip(biases, gradients[len(sources) :], strict=True):
+            by_variable[member.shift.ref()] = gradient * member.unit
+        for optimizer, trained in optimizers:
+            optimizer.apply_gradients([(by_variable[v.ref()], v) for v in trained])
+        for member in biases:
+            member.bias.assign(member.start + member.unit * member.shift)
+        return loss, penalty
+
+    size = min(batch_size, len(wanted[0]))
+    with contextlib.ExitStack() as stack:
+        for attachment in attached:
+            stack.enter_context(attachment.quantizer.following(attachment.rule))
+        for number in range(steps):
+            indices = generator.choice(len(wanted[0]), size, replace=False)
+            progress = tf.constant(number / max(steps - 1, 1), tf.float32)
+            loss, penalty = step(tf.constant(indices, tf.int32), progress)
+            if on_step_end:
+                on_step_end(number, {"loss": float(loss), "penalty": float(penalty)})
+    for attachment in attached:
+        attachment.harden()
+
+
+def _adam(learning_rate: float, steps: int, trained: list[tf.Variable]) -> Any:
+    decayed = keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
+    optimizer = keras.optimizers.Adam(decayed if steps else learning_rate, jit_compile=False)
+    optimizer.build(trained)
+    return optimizer

@@ -1,0 +1,104 @@
+"""What is reconstructed at a time: layers, blocks or the network, found from the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_lowbit.graph import Graph
+from keras_lowbit.layer_table import has_kernel
+from keras_lowbit.quantizers.placement import Placement
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A part of the graph between quantized tensors.
+
+    Attributes:
+      name: its layers, or its output where it has none.
+      inputs: heads it reads; their quantizers work inside this unit.
+      inner: heads computed inside whose values nobody outside needs.
+      outputs: heads compared with the float model, before their own quantizers.
+      layers: names of the layers with weights.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    inner: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What leads from some heads to one head."""
+
+    head: str
+    inputs: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ...]:
+    """Partition a graph.
+
+    Args:
+      graph: folded, with ``Quantize`` nodes.
+      placement: its quantizers; a unit begins and ends at heads.
+      units: "layer": one unit a head. "block": a unit ends where a single tensor carries
+        everything that follows (so a residual block is one), and a depthwise convolution goes with
+        the layer behind it. "network": everything that leads to the outputs.
+
+    Returns:
+      Units in topological order. Units without layers have nothing to optimise.
+    """
+    steps = _steps(graph, placement)
+    ends: list[list[_Step]] = [[]]
+    for index, step in enumerate(steps):
+        ends[-1].append(step)
+        if _ends_here(graph, steps, index, ends[-1], units):
+            ends.append([])
+    return tuple(_unit(graph, steps, part) for part in ends if part)
+
+
+def _steps(graph: Graph, placement: Placement) -> list[_Step]:
+    steps = []
+    heads = set(placement.heads)
+    for head in placement.heads:
+        if graph[head].kind == "Input":
+            continue
+        inputs: list[str] = []
+        layers: list[str] = []
+        waiting = [head]
+        while waiting:
+            node = graph[waiting.pop()]
+            if has_kernel(node.kind):
+                layers.append(node.name)
+            for name in node.inputs:
+                (inputs if name in heads else waiting).append(name)
+        steps.append(_Step(head, tuple(dict.fromkeys(inputs)), tuple(layers)))
+    return steps
+
+
+def _ends_here(graph: Graph, steps: list[_Step], index: int, part: list[_Step], units: str) -> bool:
+    if units == "layer":
+        return True
+    step, rest = steps[index], steps[index + 1 :]
+    if units == "network":  # what follows the last layer has nothing to learn
+        return not any(later.layers for later in rest)
+    layers = [name for member in part for name in member.layers]
+    only_depthwise = all(graph[name].kind == "DepthwiseConv2D" for name in layers)
+    if only_depthwise and any(later.layers for later in rest):
+        return False
+    done = {member.head for member in steps[: index + 1]} | set(graph.inputs)
+    needed = {name for later in rest for name in later.inputs if name in done}
+    return needed <= {step.head}
+
+
+def _unit(graph: Graph, steps: list[_Step], part: list[_Step]) -> Unit:
+    computed = [step.head for step in part]
+    inputs = dict.fromkeys(n for step in part for n in step.inputs if n not in computed)
+    others = {name for step in steps if step not in part for name in step.inputs}
+    read_inside = {name for step in part for name in step.inputs}
+    outputs = tuple(h for h in computed if h in others or h not in read_inside)
+    layers = tuple(name for step in part for name in step.layers)
+    inner = tuple(h for h in computed if h not in outputs)
+    return Unit(" + ".join(layers) or outputs[-1], tuple(inputs), inner, outputs, layers)

@@ -1,0 +1,35 @@
+"""Optimization variables by name; an instance works wherever a name does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_lowbit.reconstruct.variables.adaquant import AdaQuant
+from keras_lowbit.reconstruct.variables.adaround import AdaRound
+from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable
+from keras_lowbit.reconstruct.variables.lsq import LSQ
+
+__all__ = ["AdaQuant", "AdaRound", "Grid", "LSQ", "OptimizationVariable", "get"]
+
+_BY_NAME: dict[str, type[OptimizationVariable]] = {v.name: v for v in (AdaQuant, AdaRound, LSQ)}
+
+
+def get(identifier: Any) -> OptimizationVariable:
+    """The variable for a name, a dict of name and arguments, or an instance.
+
+    Raises:
+      ValueError: an unknown name or type.
+    """
+    if isinstance(identifier, OptimizationVariable):
+        return identifier
+    name, arguments = identifier, {}
+    if isinstance(identifier, Mapping):
+        arguments = {key: value for key, value in identifier.items() if key != "name"}
+        name = identifier.get("name")
+    if name not in _BY_NAME:
+        raise ValueError(
+            f"Unknown optimization variable. Expected one of {sorted(_BY_NAME)} or an instance of "
+            f"OptimizationVariable. Received: {identifier!r}"
+        )
+    return _BY_NAME[name](**arguments)

@@ -1,0 +1,129 @@
+"""Units are found from the graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import tf_keras
+
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
+from keras_lowbit.quantizers.placement import Placement, insert_requantization, place
+from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.units import Unit, find_units
+from models import digits, har_cnn, pretrained
+
+CONFIG = PTQConfig.uniform(4)
+
+
+def units_of(model: Any, size: str) -> tuple[Unit, ...]:
+    graph = insert_requantization(fold_batch_norm(read(model))[0], CONFIG)
+    placement = place(graph, CONFIG)
+    units = find_units(graph, placement, size)
+    assert_partition(units, placement, graph.inputs)
+    assert sorted(name for unit in units for name in unit.layers) == sorted(
+        node.name for node in graph.weighted()
+    )
+    return units
+
+
+def assert_partition(
+    units: tuple[Unit, ...], placement: Placement, inputs: tuple[str, ...]
+) -> None:
+    """Every tensor is computed in one unit, and every unit reads what came before it."""
+    computed = list(inputs)
+    for unit in units:
+        assert set(unit.inputs) <= set(computed)
+        assert unit.outputs
+        computed += [*unit.inner, *unit.outputs]
+        read_elsewhere = {n for other in units if other is not unit for n in other.inputs}
+        assert not read_elsewhere & set(unit.inner)
+    assert sorted(computed) == sorted(placement.heads)
+
+
+def layers(units: tuple[Unit, ...]) -> list[tuple[str, ...]]:
+    return [unit.layers for unit in units if unit.layers]
+
+
+def test_res8_blocks(shared_data: Path) -> None:
+    del shared_data
+    units = units_of(pretrained.load_res8(), "block")
+    assert layers(units) == [
+        ("conv2d",),
+        ("conv2d_1", "conv2d_2"),
+        ("conv2d_5", "conv2d_3", "conv2d_4"),
+        ("conv2d_8", "conv2d_6", "conv2d_7"),
+        ("dense",),
+    ]
+    first = units[1]
+    assert first.inputs == ("activation",)
+    assert first.inner == ("activation_1", "conv2d_2")
+    assert first.outputs == ("activation_2",)  # behind the add and its ReLU
+    assert first.name == "conv2d_1 + conv2d_2"
+
+
+def test_res8_layers(shared_data: Path) -> None:
+    del shared_data
+    units = units_of(pretrained.load_res8(), "layer")
+    assert all(len(unit.layers) <= 1 and not unit.inner for unit in units)
+    assert len(layers(units)) == 10
+    add = next(unit for unit in units if unit.outputs == ("activation_2",))
+    assert add == Unit("activation_2", ("activation", "conv2d_2"), (), ("activation_2",), ())
+
+
+@pytest.mark.parametrize(
+    ("load", "pairs"), [(pretrained.load_ds_cnn, 4), (pretrained.load_mobilenet, 13)]
+)
+def test_depthwise_pairs(shared_data: Path, load: Callable[[], Any], pairs: int) -> None:
+    del shared_data
+    found = layers(units_of(load(), "block"))
+    assert [len(names) for names in found] == [1, *[2] * pairs, 1]
+    for depthwise, pointwise in found[1:-1]:
+        assert depthwise.startswith("depthwise")
+        assert pointwise.startswith("conv2d")
+
+
+def test_chains_have_the_same_layers_and_blocks() -> None:
+    model = har_cnn.build()
+    assert units_of(model, "layer") == units_of(model, "block")
+    assert layers(units_of(model, "layer")) == [
+        ("conv_first",), ("conv_second",), ("dense",), ("classifier",),
+    ]  # fmt: skip
+
+
+def test_digits() -> None:
+    assert layers(units_of(digits.build(), "block")) == [
+        ("stem",), ("residual_first", "residual_second"), ("reduce",),
+        ("separable_depthwise", "separable_pointwise"), ("classifier",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", [networks.residual, networks.two_outputs])
+def test_network(network: networks.Network) -> None:
+    units = [unit for unit in units_of(network(tf_keras), "network") if unit.layers]
+    assert len(units) == 1
+    assert units[0].inputs == ("image",)
+
+
+def test_two_outputs() -> None:
+    model = networks.two_outputs(tf_keras)
+    (unit,) = units_of(model, "network")
+    assert set(unit.outputs) == {"left", "right"}
+    for size in ("layer", "block"):
+        outputs = {name for unit in units_of(model, size) for name in unit.outputs}
+        assert {"left", "right"} <= outputs
+
+
+def test_a_skip_over_everything_is_one_block() -> None:
+    def network(keras: Any) -> Any:
+        image = keras.Input((4, 4, 3), name="image")
+        hidden = keras.layers.Conv2D(3, 1, activation="relu", name="first")(image)
+        hidden = keras.layers.Conv2D(3, 1, activation="relu", name="second")(hidden)
+        joined = keras.layers.Add(name="sum")([image, hidden])
+        return keras.Model(image, keras.layers.Conv2D(2, 1, name="last")(joined))
+
+    assert layers(units_of(network(tf_keras), "block")) == [("first", "second"), ("last",)]

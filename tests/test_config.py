@@ -1,0 +1,96 @@
+"""What a configuration accepts, and its two-way JSON."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from keras_lowbit.config import PTQConfig, TensorSpec
+from keras_lowbit.reconstruct.variables import AdaRound
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_codes_of_a_grid(bits: int) -> None:
+    weights = TensorSpec(bits, symmetric=True, axis=(3,))
+    activations = TensorSpec(bits, symmetric=False)
+    assert weights.qmin == -weights.qmax == 1 - 2 ** (bits - 1)
+    assert (activations.qmin, activations.qmax) == (0, 2**bits - 1)
+    assert weights.scale_shape((3, 3, 4, 5)) == (1, 1, 1, 5)
+    assert activations.scale_shape((7,)) == (1,)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 4.0, True, "4", None])
+def test_bits_are_checked(bits: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"2 to 8, since codes are stored in int8 containers. "
+                                                   f"Received: bits={bits!r}")):  # fmt: skip
+        TensorSpec(bits, symmetric=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weight_bits": 1}, "weight_bits=1"),
+        ({"activation_bits": 16}, "activation_bits=16"),
+        ({"linear_activation_bits": 0}, "linear_activation_bits=0"),
+        ({"input_bits": 9}, "input_bits=9"),
+        ({"first_last_bits": 12}, "first_last_bits=12"),
+        ({"layer_bits": {"conv(": 4}}, "regular expression.*'conv\\('"),
+        ({"layer_bits": {"conv": 1}}, "layer_bits\\['conv'\\]"),
+        ({"layer_bits": {"conv": (4, 4, 4)}}, "pair"),
+        ({"weight_range": "percentile"}, "'minmax', 'mse'.*weight_range='percentile'"),
+        ({"activation_range": "max"}, "activation_range='max'"),
+        ({"units": "stage"}, "units='stage'"),
+        ({"steps": -1}, "at least 0. Received: steps=-1"),
+        ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
+        ({"calibration_samples": 1.5}, "calibration_samples=1.5"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+    ],
+)
+def test_refusals_name_the_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PTQConfig(**fields)
+
+
+def test_layer_bits_the_last_match_of_a_whole_name_wins() -> None:
+    config = PTQConfig(
+        weight_bits=3, activation_bits=5, layer_bits={"conv.*": 8, "conv_2|dense": (2, 6)}
+    )
+    assert config.bits_of_layer("stem") == (3, 5)
+    assert config.bits_of_layer("conv_1") == (8, 8)
+    assert config.bits_of_layer("conv_2") == (2, 6)
+    assert config.bits_of_layer("my_dense") == (3, 5)
+
+
+def test_presets() -> None:
+    uniform = PTQConfig.uniform(3, steps=7)
+    assert (uniform.weight_bits, uniform.activation_bits, uniform.input_bits) == (3, 3, 3)
+    assert (uniform.linear_activation_bits, uniform.first_last_bits, uniform.steps) == (8, None, 7)
+    edge = PTQConfig.edge8(3)
+    assert (edge.weight_bits, edge.activation_bits) == (3, 3)
+    assert (edge.input_bits, edge.first_last_bits) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PTQConfig(),
+        PTQConfig(layer_bits={"a|b": 8, "c": (2, 4)}, learning_rate=0.1, optimize=()),
+        PTQConfig.edge8(2, optimize=[AdaRound(), "lsq"], units="layer", equalize=True),
+    ],
+)
+def test_json_both_ways(config: PTQConfig) -> None:
+    again = PTQConfig.from_json(config.to_json())
+    assert again == config
+    assert hash(again) == hash(config)
+    assert again.to_json() == config.to_json()
+
+
+def test_a_configuration_is_frozen_and_compares_by_value() -> None:
+    config = PTQConfig(layer_bits={"a": 4})
+    assert config == PTQConfig(layer_bits=[("a", 4)])
+    assert config != PTQConfig(layer_bits={"a": 5})
+    assert PTQConfig(optimize="lsq").optimize == ("lsq",)
+    assert PTQConfig(optimize=None).optimize == ()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 3  # type: ignore[misc]
