@@ -1,6 +1,6 @@
 """One measured cell: quantize a real model, export it, run it everywhere, append one JSON row.
 
-    python -m benchmarks.run --task cifar10 --model res8 --preset W4A8
+python -m benchmarks.run --task cifar10 --model res8 --preset W4A8
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Checkpoint:
         """Keep the values and the JSON-able record of a finished part."""
         temporary = self._directory / f"{part}.npz.part"
         with open(temporary, "wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in values.items()})
+            np.savez(file, **values)  # type: ignore[arg-type]
         os.replace(temporary, self._directory / f"{part}.npz")
         _write(self._directory / f"{part}.json", json.dumps(record).encode())
 

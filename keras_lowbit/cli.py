@@ -1,8 +1,8 @@
 """Command line.
 
-    python -m keras_lowbit quantize --model m.keras --calib x.npy --weight_bits 4 --output m.tflite
-    python -m keras_lowbit verify --saved m.lowbit --output m.tflite --calib x.npy
-    python -m keras_lowbit inspect --output m.tflite
+python -m keras_lowbit quantize --model m.keras --calib x.npy --weight_bits 4 --output m.tflite
+python -m keras_lowbit verify --saved m.lowbit --output m.tflite --calib x.npy
+python -m keras_lowbit inspect --output m.tflite
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+
+from keras_lowbit import PTQConfig, load, quantize, read_metadata
 
 FLAGS = flags.FLAGS
 
@@ -54,12 +56,12 @@ def _main(arguments: list[str]) -> int:
 
 
 def _quantize() -> int:
-    from keras_lowbit import PTQConfig, quantize
-
     _require("model", "calib", "output")
     for path in (FLAGS.output, FLAGS.saved):
         if path and Path(path).exists() and not FLAGS.overwrite:
-            raise ValueError(f"It exists already; pass --overwrite to replace it. Received: {path!r}")
+            raise ValueError(
+                f"It exists already; pass --overwrite to replace it. Received: {path!r}"
+            )
     if FLAGS.config:
         config = _config_file()
     else:
@@ -72,7 +74,9 @@ def _quantize() -> int:
     qmodel.export(FLAGS.output)
     if FLAGS.saved:
         qmodel.save(FLAGS.saved, overwrite=FLAGS.overwrite)
-    sys.stdout.write(f"{qmodel.report()}\n\n{FLAGS.output}: {Path(FLAGS.output).stat().st_size} bytes\n")
+    sys.stdout.write(
+        f"{qmodel.report()}\n\n{FLAGS.output}: {Path(FLAGS.output).stat().st_size} bytes\n"
+    )
     if not FLAGS.verify_samples:
         return 0
     verification = qmodel.verify(FLAGS.output, samples[: FLAGS.verify_samples])
@@ -81,8 +85,6 @@ def _quantize() -> int:
 
 
 def _verify() -> int:
-    from keras_lowbit import load
-
     _require("saved", "output", "calib")
     verification = load(FLAGS.saved).verify(FLAGS.output, _samples()[: FLAGS.verify_samples])
     sys.stdout.write(f"{verification}\n")
@@ -90,8 +92,6 @@ def _verify() -> int:
 
 
 def _inspect() -> int:
-    from keras_lowbit import read_metadata
-
     _require("output")
     sys.stdout.write(json.dumps(read_metadata(FLAGS.output), indent=1) + "\n")
     return 0
@@ -101,7 +101,9 @@ def _config_file() -> PTQConfig:
     """The configuration of ``--config``."""
     given = [f"--{name}" for name in ("weight_bits", "activation_bits") if FLAGS[name].present]
     if given:
-        raise ValueError(f"Bits are given twice: set {', '.join(given)} in the --config file instead.")
+        raise ValueError(
+            f"Bits are given twice: set {', '.join(given)} in the --config file instead."
+        )
     try:
         return PTQConfig.from_json(Path(FLAGS.config).read_text())
     except OSError as error:

@@ -66,7 +66,7 @@ class PTQConfig:
       linear_activation_bits: bits of the tensors that feed only other operators (adds, pools).
       input_bits: bits of the network input.
       first_last_bits: bits of the first and last layer's kernel and of the last layer's input;
-        None for no exception.
+        None for no exception. ``layer_bits`` goes before it.
       layer_bits: exceptions by layer name: a regular expression, matched against the whole name,
         to bits for both the kernel and the layer's input, or to a pair
         ``(weight_bits, activation_bits)``. The last match wins.
@@ -78,7 +78,7 @@ class PTQConfig:
       optimize: optimization variables by name or instance; a tensor belongs to the first that
         claims its kind. Empty for ranges only.
       units: what is reconstructed at a time: "layer", "block" or "network".
-      steps: gradient steps per unit; None for the default, 500.
+      steps: gradient steps per unit.
       batch_size: samples per step.
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
       tune_bias: tune the biases end to end (step 4).
@@ -110,6 +110,11 @@ class PTQConfig:
 
     def __post_init__(self) -> None:
         items = self.layer_bits.items() if isinstance(self.layer_bits, Mapping) else self.layer_bits
+        if items is None or isinstance(items, str):
+            raise ValueError(
+                "`layer_bits` must map patterns of layer names to bits, e.g. {'conv2d_3|dense': 8}. "
+                f"Received: layer_bits={items!r}"
+            )
         pairs = tuple((p, tuple(b) if isinstance(b, (list, tuple)) else b) for p, b in items)
         object.__setattr__(self, "layer_bits", pairs)
         if isinstance(self.optimize, str):
@@ -131,7 +136,8 @@ class PTQConfig:
                 raise ValueError(
                     f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
                 )
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        rate = self.learning_rate
+        if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
             raise ValueError(
                 "`learning_rate` must be positive, or None for each variable's own. "
                 f"Received: learning_rate={self.learning_rate!r}"
@@ -161,9 +167,11 @@ class PTQConfig:
         for value in pair:
             _check_bits(f"layer_bits[{pattern!r}]", value)
 
-    def bits_of_layer(self, name: str) -> tuple[int, int]:
+    def bits_of_layer(self, name: str, first_or_last: bool = False) -> tuple[int, int]:
         """``(weight_bits, activation_bits)`` of the layer of this name, exceptions included."""
         pair = (self.weight_bits, self.activation_bits)
+        if first_or_last and self.first_last_bits:
+            pair = (self.first_last_bits, self.first_last_bits)
         for pattern, bits in self.layer_bits:
             if re.fullmatch(pattern, name):
                 pair = bits if isinstance(bits, tuple) else (bits, bits)

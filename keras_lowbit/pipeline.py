@@ -98,17 +98,18 @@ def quantize(
 def _resolve(
     config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None
 ) -> PTQConfig:
-    given = {"weight_bits": weight_bits, "activation_bits": activation_bits}
-    given = {name: bits for name, bits in given.items() if bits is not None}
     if config is None:
-        return PTQConfig(**given)
-    if given:
-        raise ValueError(
-            f"Bits are given twice: set {sorted(given)} in the config instead. "
-            f"Received: config={config!r} and {given}"
+        return PTQConfig(
+            PTQConfig.weight_bits if weight_bits is None else weight_bits,
+            PTQConfig.activation_bits if activation_bits is None else activation_bits,
         )
     if not isinstance(config, PTQConfig):
         raise ValueError(f"`config` must be a PTQConfig. Received: {type(config).__name__}")
+    if weight_bits is not None or activation_bits is not None:
+        raise ValueError(
+            "Bits are given twice: set them in the config alone. Received: "
+            f"weight_bits={weight_bits!r}, activation_bits={activation_bits!r}, config={config!r}"
+        )
     return config
 
 

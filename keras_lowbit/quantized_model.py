@@ -79,7 +79,7 @@ class QuantizedModel:
         }  # fmt: skip
         (temporary / "model.json").write_text(json.dumps(document, indent=1, default=_plain))
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
-        np.savez(temporary / "float_weights.npz", **arrays)
+        np.savez(temporary / "float_weights.npz", **arrays)  # type: ignore[arg-type]
         np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
         if target.exists():
             shutil.rmtree(target)

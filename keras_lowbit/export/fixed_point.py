@@ -14,7 +14,15 @@ import numpy as np
 # Raw constants of gemmlowp's approximations: round(value * 2^31), with the value in the name or comment.
 _EXP_MINUS_EIGHTH = 1895147668
 _ONE_THIRD = 715827883
-_EXP_MINUS_POWERS = {-2: 1672461947, -1: 1302514674, 0: 790015084, 1: 290630308, 2: 39332535, 3: 720401, 4: 242}
+_EXP_MINUS_POWERS = {
+    -2: 1672461947,
+    -1: 1302514674,
+    0: 790015084,
+    1: 290630308,
+    2: 39332535,
+    3: 720401,
+    4: 242,
+}
 _48_OVER_17 = 1515870810  # with 2 integer bits
 _MINUS_32_OVER_17 = -1010580540  # with 2 integer bits
 INT32_MAX = 2**31 - 1
@@ -27,7 +35,9 @@ def quantize_multiplier(value: float) -> tuple[int, int]:
     Raises: ValueError if the multiplier is negative, not finite, or is 2^31 or more.
     """
     if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"A rescaling factor must be finite and not negative; check the scales. Received: {value}.")
+        raise ValueError(
+            f"A rescaling factor must be finite and not negative; check the scales. Received: {value}."
+        )
     if value == 0:
         return 0, 0
     fraction, shift = math.frexp(value)
@@ -37,7 +47,9 @@ def quantize_multiplier(value: float) -> tuple[int, int]:
     if shift < -31:
         return 0, 0
     if shift > 31:
-        raise ValueError(f"A rescaling factor of 2^31 or more overflows int32; check the scales. Received: {value}.")
+        raise ValueError(
+            f"A rescaling factor of 2^31 or more overflows int32; check the scales. Received: {value}."
+        )
     return multiplier, shift
 
 
@@ -89,7 +101,9 @@ def exp_of_negative(raw: np.ndarray, integer_bits: int) -> np.ndarray:
     for power, constant in _EXP_MINUS_POWERS.items():
         if power < integer_bits:
             bit = 1 << (fractional_bits + power)
-            result = np.where(remainder & bit, saturating_rounding_doubling_high_mul(result, constant), result)
+            result = np.where(
+                remainder & bit, saturating_rounding_doubling_high_mul(result, constant), result
+            )
     return np.where(raw == 0, INT32_MAX, result)
 
 
@@ -99,7 +113,9 @@ def one_over_one_plus(raw: np.ndarray) -> np.ndarray:
     guess = _48_OVER_17 + saturating_rounding_doubling_high_mul(half_denominator, _MINUS_32_OVER_17)
     for _ in range(3):
         error = (1 << 29) - saturating_rounding_doubling_high_mul(half_denominator, guess)
-        guess = guess + saturating_shift_left(saturating_rounding_doubling_high_mul(guess, error), 2)
+        guess = guess + saturating_shift_left(
+            saturating_rounding_doubling_high_mul(guess, error), 2
+        )
     return saturating_shift_left(guess, 1)
 
 

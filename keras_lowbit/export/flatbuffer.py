@@ -18,14 +18,35 @@ ALIGNMENT = 16
 SIGNATURE = "serving_default"
 
 # Lowest version of each operator that takes int8; readers refuse what is newer than themselves.
-_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "CONCATENATION": 2,
-             "AVERAGE_POOL_2D": 2, "MAX_POOL_2D": 2, "PAD": 2, "RESHAPE": 1, "RELU": 2, "RELU6": 2, "QUANTIZE": 2,
-             "SOFTMAX": 2, "LOGISTIC": 2}
-_OPTION_TABLES = {"CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-                  "FULLY_CONNECTED": "FullyConnectedOptions", "ADD": "AddOptions",
-                  "CONCATENATION": "ConcatenationOptions", "AVERAGE_POOL_2D": "Pool2DOptions",
-                  "MAX_POOL_2D": "Pool2DOptions", "PAD": "PadOptions", "RESHAPE": "ReshapeOptions",
-                  "QUANTIZE": "QuantizeOptions", "SOFTMAX": "SoftmaxOptions"}
+_VERSIONS = {
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 4,
+    "ADD": 2,
+    "CONCATENATION": 2,
+    "AVERAGE_POOL_2D": 2,
+    "MAX_POOL_2D": 2,
+    "PAD": 2,
+    "RESHAPE": 1,
+    "RELU": 2,
+    "RELU6": 2,
+    "QUANTIZE": 2,
+    "SOFTMAX": 2,
+    "LOGISTIC": 2,
+}
+_OPTION_TABLES = {
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "ADD": "AddOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "PAD": "PadOptions",
+    "RESHAPE": "ReshapeOptions",
+    "QUANTIZE": "QuantizeOptions",
+    "SOFTMAX": "SoftmaxOptions",
+}
 
 
 def write(program: Program, metadata: Mapping[str, Any] | None = None) -> bytes:
@@ -49,7 +70,9 @@ def write(program: Program, metadata: Mapping[str, Any] | None = None) -> bytes:
     graph = schema.SubGraphT()
     graph.name = "main"
     graph.tensors = [_tensor(schema, tensor, buffers) for tensor in program.tensors.values()]
-    graph.operators = [_operator(schema, op, kinds.index(op.kind), indices, program) for op in program.ops]
+    graph.operators = [
+        _operator(schema, op, kinds.index(op.kind), indices, program) for op in program.ops
+    ]
     graph.inputs = [indices[name] for name in program.inputs]
     graph.outputs = [indices[name] for name in program.outputs]
     model.subgraphs = [graph]
@@ -57,7 +80,9 @@ def write(program: Program, metadata: Mapping[str, Any] | None = None) -> bytes:
     if metadata is not None:
         entry = schema.MetadataT()
         entry.name = METADATA_NAME
-        entry.buffer = buffers.add(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
+        entry.buffer = buffers.add(
+            json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode()
+        )
         model.metadata = [entry]
     model.buffers = buffers.list
 
@@ -129,7 +154,9 @@ def _tensor(schema: Any, tensor: Tensor, buffers: _Buffers) -> Any:
     return table
 
 
-def _operator(schema: Any, op: Op, code_index: int, indices: Mapping[str, int], program: Program) -> Any:
+def _operator(
+    schema: Any, op: Op, code_index: int, indices: Mapping[str, int], program: Program
+) -> Any:
     table = schema.OperatorT()
     table.opcodeIndex = code_index
     table.inputs = [indices[name] for name in op.inputs]
@@ -149,7 +176,9 @@ def _option_fields(schema: Any, op: Op, output: Tensor) -> dict[str, Any]:
     """The operator's options under the names of the schema."""
     fields: dict[str, Any] = {}
     if op.option("activation") is not None:
-        fields["fusedActivationFunction"] = getattr(schema.ActivationFunctionType, op.option("activation"))
+        fields["fusedActivationFunction"] = getattr(
+            schema.ActivationFunctionType, op.option("activation")
+        )
     if "padding" in op.options:
         fields["padding"] = getattr(schema.Padding, op.options["padding"])
         fields["strideH"], fields["strideW"] = op.options["strides"]

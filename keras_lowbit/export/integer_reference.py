@@ -61,15 +61,21 @@ def fused_range(activation: str, tensor: Tensor) -> tuple[int, int]:
 
 def _check_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> int:
     if set(inputs) != set(program.inputs):
-        raise ValueError(f"The program takes the inputs {sorted(program.inputs)}. Received: {sorted(inputs)}.")
+        raise ValueError(
+            f"The program takes the inputs {sorted(program.inputs)}. Received: {sorted(inputs)}."
+        )
     for name, value in inputs.items():
         shape = program.tensors[name].shape[1:]
         if value.dtype != np.int8 or value.shape[1:] != tuple(shape):
-            raise ValueError(f"Input '{name}' takes int8 codes of shape [N, {', '.join(map(str, shape))}]; quantize "
-                             f"the data first. Received: {value.dtype} {value.shape}.")
+            raise ValueError(
+                f"Input '{name}' takes int8 codes of shape [N, {', '.join(map(str, shape))}]; quantize "
+                f"the data first. Received: {value.dtype} {value.shape}."
+            )
     sizes = {len(value) for value in inputs.values()}
     if len(sizes) != 1:
-        raise ValueError(f"All inputs must have the same number of samples. Received: {sorted(sizes)}.")
+        raise ValueError(
+            f"All inputs must have the same number of samples. Received: {sorted(sizes)}."
+        )
     return sizes.pop()
 
 
@@ -99,8 +105,9 @@ def _data(tensor: Tensor) -> np.ndarray:
     return tensor.data
 
 
-def _requantize(accumulator: np.ndarray, multipliers: list[tuple[int, int]], low: int, high: int, zero: int
-                ) -> np.ndarray:
+def _requantize(
+    accumulator: np.ndarray, multipliers: list[tuple[int, int]], low: int, high: int, zero: int
+) -> np.ndarray:
     multiplier, shift = np.array(multipliers, np.int64).T
     scaled = fixed_point.multiply_by_quantized_multiplier(accumulator, multiplier, shift)
     scaled += zero
@@ -111,8 +118,12 @@ def _multipliers(source: Tensor, weights: Tensor, target: Tensor) -> list[tuple[
     scales = weights.scale if weights.scale is not None else np.empty(0, np.float32)
     # In double throughout. TFLM sources up to August 2026 show a float32 product for per-tensor FULLY_CONNECTED;
     # the pinned wheel has a double one there too, which test_integer_reference.py pins down.
-    return [fixed_point.quantize_multiplier(float(_scale(source)) * float(scale) / float(_scale(target)))
-            for scale in scales]
+    return [
+        fixed_point.quantize_multiplier(
+            float(_scale(source)) * float(scale) / float(_scale(target))
+        )
+        for scale in scales
+    ]
 
 
 def _weighted(op: Op, tensors: Tensors) -> Kernel:
@@ -126,11 +137,23 @@ def _weighted(op: Op, tensors: Tensors) -> Kernel:
 
     def kernel(values: np.ndarray) -> np.ndarray:
         if op.kind == "FULLY_CONNECTED":
-            accumulator = integer_kernels.fully_connected(values.reshape(-1, codes.shape[1]), codes, zero)
+            accumulator = integer_kernels.fully_connected(
+                values.reshape(-1, codes.shape[1]), codes, zero
+            )
         else:
-            convolve = integer_kernels.conv_2d if op.kind == "CONV_2D" else integer_kernels.depthwise_conv_2d
-            accumulator = convolve(values, codes, zero, op.options["strides"], op.option("dilation"),
-                                   op.options["padding"])
+            convolve = (
+                integer_kernels.conv_2d
+                if op.kind == "CONV_2D"
+                else integer_kernels.depthwise_conv_2d
+            )
+            accumulator = convolve(
+                values,
+                codes,
+                zero,
+                op.options["strides"],
+                op.option("dilation"),
+                op.options["padding"],
+            )
         total = accumulator.astype(np.int64)
         total += bias
         result = _requantize(total, multipliers, low, high, target.zero_point)
@@ -161,7 +184,11 @@ def _add(op: Op, tensors: Tensors) -> Kernel:
 
 def _pool(op: Op, tensors: Tensors) -> Kernel:
     low, high = fused_range(op.option("activation"), tensors[op.outputs[0]])
-    pool = integer_kernels.average_pool_2d if op.kind == "AVERAGE_POOL_2D" else integer_kernels.max_pool_2d
+    pool = (
+        integer_kernels.average_pool_2d
+        if op.kind == "AVERAGE_POOL_2D"
+        else integer_kernels.max_pool_2d
+    )
     arguments = (op.options["window"], op.options["strides"], op.options["padding"])
     return lambda values: np.clip(pool(values, *arguments), low, high).astype(np.int8)
 
@@ -197,10 +224,17 @@ def _lookup(op: Op, tensors: Tensors) -> Kernel:
     elif op.kind == "RELU6":  # clamps without rescaling
         table = np.clip(codes, *fused_range("RELU6", source))
     else:
-        multiplier = [fixed_point.quantize_multiplier(float(_scale(source)) / float(_scale(target)))]
+        multiplier = [
+            fixed_point.quantize_multiplier(float(_scale(source)) / float(_scale(target)))
+        ]
         low, high = fused_range(op.kind, target)
-        table = _requantize(codes[:, None].astype(np.int64) - source.zero_point, multiplier, low, high,
-                            target.zero_point)[:, 0]
+        table = _requantize(
+            codes[:, None].astype(np.int64) - source.zero_point,
+            multiplier,
+            low,
+            high,
+            target.zero_point,
+        )[:, 0]
     return lambda values: np.take(table, values.view(np.uint8))
 
 

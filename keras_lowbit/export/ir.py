@@ -58,13 +58,19 @@ class Tensor:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("int8", "int32"):
-            raise ValueError(f"Tensor '{self.name}': `dtype` must be 'int8' or 'int32'. Received: {self.dtype!r}.")
+            raise ValueError(
+                f"Tensor '{self.name}': `dtype` must be 'int8' or 'int32'. Received: {self.dtype!r}."
+            )
         if any(size < 1 for size in self.shape):
-            raise ValueError(f"Tensor '{self.name}': every dimension must be at least 1. Received: {self.shape}.")
+            raise ValueError(
+                f"Tensor '{self.name}': every dimension must be at least 1. Received: {self.shape}."
+            )
         if self.scale is not None:
             _check_scale(self)
         elif self.dtype == "int8":
-            raise ValueError(f"Tensor '{self.name}': an int8 tensor needs a `scale`. Received: None.")
+            raise ValueError(
+                f"Tensor '{self.name}': an int8 tensor needs a `scale`. Received: None."
+            )
         if self.dtype == "int8":
             _check_grid(self)
         if self.data is not None:
@@ -88,14 +94,18 @@ class Op:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
-            raise ValueError(f"Layer '{self.name}': unknown operator, expected one of {sorted(OPTIONS)}. "
-                             f"Received: {self.kind!r}.")
+            raise ValueError(
+                f"Layer '{self.name}': unknown operator, expected one of {sorted(OPTIONS)}. "
+                f"Received: {self.kind!r}."
+            )
         required, optional = OPTIONS[self.kind]
         missing = sorted(set(required) - set(self.options))
         unknown = sorted(set(self.options) - set(required) - set(optional))
         if missing or unknown:
-            raise ValueError(f"Layer '{self.name}': {self.kind} takes the options {sorted((*required, *optional))}; "
-                             f"missing {missing}, unknown {unknown}. Received: {dict(self.options)}.")
+            raise ValueError(
+                f"Layer '{self.name}': {self.kind} takes the options {sorted((*required, *optional))}; "
+                f"missing {missing}, unknown {unknown}. Received: {dict(self.options)}."
+            )
 
     def option(self, name: str) -> Any:
         """The option, or its default."""
@@ -117,20 +127,26 @@ class Program:
     def __post_init__(self) -> None:
         for name, tensor in self.tensors.items():
             if tensor.name != name:
-                raise ValueError(f"Tensor '{tensor.name}' is filed under another name. Received: {name!r}.")
+                raise ValueError(
+                    f"Tensor '{tensor.name}' is filed under another name. Received: {name!r}."
+                )
         known = {name for name, tensor in self.tensors.items() if tensor.data is not None}
         for name in self.inputs:
             _expect_new(self.tensors, known, name, "the program's inputs")
         for op in self.ops:
             for name in op.inputs:
                 if name not in known:
-                    raise ValueError(f"Layer '{op.name}': its input is not a constant and no earlier operator "
-                                     f"produces it; sort the operators. Received: {name!r}.")
+                    raise ValueError(
+                        f"Layer '{op.name}': its input is not a constant and no earlier operator "
+                        f"produces it; sort the operators. Received: {name!r}."
+                    )
             for name in op.outputs:
                 _expect_new(self.tensors, known, name, f"layer '{op.name}'")
         missing = sorted((set(self.tensors) | set(self.outputs)) - known)
         if missing:
-            raise ValueError(f"No operator produces some tensors of the program. Received: {missing}.")
+            raise ValueError(
+                f"No operator produces some tensors of the program. Received: {missing}."
+            )
 
 
 class Placement(NamedTuple):
@@ -157,7 +173,9 @@ def activation_placement(bits: int, zero: int = 0, *, low: bool = False) -> Plac
     _check_bits(bits)
     steps = 2**bits - 1
     if not 0 <= zero <= steps:
-        raise ValueError(f"The zero of a {bits}-bit activation must lie on its grid 0..{steps}. Received: {zero}.")
+        raise ValueError(
+            f"The zero of a {bits}-bit activation must lie on its grid 0..{steps}. Received: {zero}."
+        )
     bottom = INT8_MIN if low else INT8_MAX - steps
     return Placement(bottom + zero, bottom, bottom + steps)
 
@@ -173,7 +191,9 @@ def linear_placements(bits: int, zero: int) -> tuple[Placement, ...]:
     return Placement(top.zero_point, INT8_MIN, INT8_MAX), activation_placement(bits, zero, low=True)
 
 
-def align_weights(codes: np.ndarray, scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, int]:
+def align_weights(
+    codes: np.ndarray, scale: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Shift b-bit weight codes to the top of int8, which keeps double rounding rare; same real values.
 
     Returns int8 codes (codes << 8-bits), float32 scale / 2^(8-bits) (exact) and the shift.
@@ -184,8 +204,10 @@ def align_weights(codes: np.ndarray, scale: np.ndarray, bits: int) -> tuple[np.n
     codes = np.asarray(codes)
     limit = 2 ** (bits - 1)
     if codes.min() < -limit or codes.max() > limit - 1 or np.any(codes != np.rint(codes)):
-        raise ValueError(f"Weight codes of {bits} bits must be integers in [{-limit}, {limit - 1}]. "
-                         f"Received: codes from {codes.min()} to {codes.max()}.")
+        raise ValueError(
+            f"Weight codes of {bits} bits must be integers in [{-limit}, {limit - 1}]. "
+            f"Received: codes from {codes.min()} to {codes.max()}."
+        )
     shift = 8 - bits
     aligned = (codes.astype(np.int32) * 2**shift).astype(np.int8)
     return aligned, np.atleast_1d(np.float32(scale)) / np.float32(2**shift), shift
@@ -206,10 +228,12 @@ def quantize_bias(
     bad = np.flatnonzero(~(np.abs(codes) < BIAS_LIMIT))
     if bad.size:
         channel = int(bad[0])
-        raise ValueError(f"Layer '{name}': the bias of channel {channel} needs the int32 code {codes[channel]:.4g}, "
-                         f"beyond +-2^30; raise the layer's weight or input scale. "
-                         f"Received: bias {np.asarray(bias)[channel]:.4g} at scale "
-                         f"{np.broadcast_to(scale, codes.shape)[channel]:.4g}.")
+        raise ValueError(
+            f"Layer '{name}': the bias of channel {channel} needs the int32 code {codes[channel]:.4g}, "
+            f"beyond +-2^30; raise the layer's weight or input scale. "
+            f"Received: bias {np.asarray(bias)[channel]:.4g} at scale "
+            f"{np.broadcast_to(scale, codes.shape)[channel]:.4g}."
+        )
     return codes.astype(np.int32), scale
 
 
@@ -217,7 +241,9 @@ def _expect_new(tensors: Mapping[str, Tensor], known: set[str], name: str, where
     if name not in tensors:
         raise ValueError(f"A tensor named by {where} is not in `tensors`. Received: {name!r}.")
     if name in known:
-        raise ValueError(f"A tensor of {where} is a constant or already produced. Received: {name!r}.")
+        raise ValueError(
+            f"A tensor of {where} is a constant or already produced. Received: {name!r}."
+        )
     known.add(name)
 
 
@@ -229,27 +255,45 @@ def _check_bits(bits: int) -> None:
 def _check_scale(tensor: Tensor) -> None:
     scale = tensor.scale
     if not isinstance(scale, np.ndarray) or scale.dtype != np.float32 or scale.ndim != 1:
-        raise ValueError(f"Tensor '{tensor.name}': `scale` must be a float32 vector. Received: {scale!r}.")
+        raise ValueError(
+            f"Tensor '{tensor.name}': `scale` must be a float32 vector. Received: {scale!r}."
+        )
     if not (np.all(np.isfinite(scale)) and np.all(scale > 0)):
-        raise ValueError(f"Tensor '{tensor.name}': every scale must be finite and positive. Received: {scale}.")
-    if scale.size > 1 and (tensor.data is None or tensor.zero_point != 0 or scale.size != tensor.shape[tensor.axis]):
-        raise ValueError(f"Tensor '{tensor.name}': only a constant with zero point 0 may have one scale per index of "
-                         f"its axis {tensor.axis}. Received: {scale.size} scales for shape {tensor.shape}.")
+        raise ValueError(
+            f"Tensor '{tensor.name}': every scale must be finite and positive. Received: {scale}."
+        )
+    if scale.size > 1 and (
+        tensor.data is None or tensor.zero_point != 0 or scale.size != tensor.shape[tensor.axis]
+    ):
+        raise ValueError(
+            f"Tensor '{tensor.name}': only a constant with zero point 0 may have one scale per index of "
+            f"its axis {tensor.axis}. Received: {scale.size} scales for shape {tensor.shape}."
+        )
 
 
 def _check_grid(tensor: Tensor) -> None:
     _check_bits(tensor.bits)
     if not INT8_MIN <= tensor.qmin <= tensor.zero_point <= tensor.qmax <= INT8_MAX:
-        raise ValueError(f"Tensor '{tensor.name}': expected -128 <= qmin <= zero_point <= qmax <= 127. "
-                         f"Received: {tensor.qmin}, {tensor.zero_point}, {tensor.qmax}.")
+        raise ValueError(
+            f"Tensor '{tensor.name}': expected -128 <= qmin <= zero_point <= qmax <= 127. "
+            f"Received: {tensor.qmin}, {tensor.zero_point}, {tensor.qmax}."
+        )
 
 
 def _check_data(tensor: Tensor) -> None:
     data = tensor.data
-    if not isinstance(data, np.ndarray) or data.dtype != tensor.dtype or data.shape != tuple(tensor.shape):
+    if (
+        not isinstance(data, np.ndarray)
+        or data.dtype != tensor.dtype
+        or data.shape != tuple(tensor.shape)
+    ):
         received = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data)
-        raise ValueError(f"Tensor '{tensor.name}': `data` must be {tensor.dtype} of shape {tensor.shape}. "
-                         f"Received: {received}.")
+        raise ValueError(
+            f"Tensor '{tensor.name}': `data` must be {tensor.dtype} of shape {tensor.shape}. "
+            f"Received: {received}."
+        )
     if tensor.dtype == "int8" and (data.min() < tensor.qmin or data.max() > tensor.qmax):
-        raise ValueError(f"Tensor '{tensor.name}': codes must lie in [{tensor.qmin}, {tensor.qmax}]. "
-                         f"Received: codes from {data.min()} to {data.max()}.")
+        raise ValueError(
+            f"Tensor '{tensor.name}': codes must lie in [{tensor.qmin}, {tensor.qmax}]. "
+            f"Received: codes from {data.min()} to {data.max()}."
+        )

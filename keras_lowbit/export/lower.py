@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit.export import ir
+from keras_lowbit.export.constants import kernel_and_bias, kernel_codes
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.placement import Placement, fused_relu
@@ -169,7 +170,7 @@ class _Lowering:
         self.where[node.name] = self._reshaped(f"{node.name}/2d", source, _shape(node))
 
     def convolution(self, node: Node) -> None:
-        kernel = self._codes(node)
+        kernel = kernel_codes(node.name, self.placement.weights[node.name], self.values)
         if node.kind == "Conv1D":
             kernel = kernel[None]
         source = self.where[node.inputs[0]]
@@ -190,7 +191,9 @@ class _Lowering:
             self._emit("CONV_2D", node, [source, *constants], _shape(node), **options)
 
     def dense(self, node: Node) -> None:
-        constants = self._constants(node, self._codes(node).T, axis=0)
+        constants = self._constants(
+            node, kernel_codes(node.name, self.placement.weights[node.name], self.values).T, axis=0
+        )
         source = self.where[node.inputs[0]]
         self._emit("FULLY_CONNECTED", node, [source, *constants], _shape(node))
 
@@ -260,40 +263,14 @@ class _Lowering:
         self.ops.append(ir.Op("PAD", name, (source, constant), (out,)))
         return out
 
-    # ---- constants
-
-    def _codes(self, node: Node) -> np.ndarray:
-        """Integer codes of a kernel, in Keras' layout."""
-        spec = self.placement.weights[node.name]
-        scale = self.values[f"{node.name}/kernel_scale"]
-        if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
-            raise ValueError(
-                "Weight scales must be positive, normal float32 numbers. "
-                f"Received: scales from {scale.min()} to {scale.max()} of the kernel of {node.name!r}"
-            )
-        kernel = self.values[f"{node.name}/kernel"]
-        codes = np.floor(kernel / scale + np.float32(0.5))  # halves up, as in the simulation
-        return np.clip(codes, spec.qmin, spec.qmax).astype(np.int32)
-
     def _constants(self, node: Node, codes: np.ndarray, axis: int) -> list[str]:
         """Kernel and bias tensors, as the runtime wants them."""
-        spec = self.placement.weights[node.name]
-        scale = self.values[f"{node.name}/kernel_scale"].reshape(-1)
-        data, aligned, shift = ir.align_weights(codes, scale, spec.bits)
-        limit = spec.qmax << shift
-        kernel = ir.Tensor(
-            f"{node.name}/kernel", data.shape, aligned, 0, spec.bits, -limit, limit,
-            data=np.ascontiguousarray(data), axis=axis, method=self.methods.get("weight", ""),
-            shift=shift,
+        source = self.tensors[self.where[node.inputs[0]]]
+        kernel, bias = kernel_and_bias(
+            node.name, codes, axis, self.placement.weights[node.name], self.values, source,
+            self.methods.get("weight", ""),
         )  # fmt: skip
-        input_scale = self.tensors[self.where[node.inputs[0]]].scale
-        bias = self.values.get(f"{node.name}/bias", np.zeros(len(scale), np.float32))
-        codes32, bias_scale = ir.quantize_bias(bias, float(input_scale[0]), aligned, node.name)  # type: ignore[index]
-        low = (-(2**31), 2**31 - 1)
-        bias_tensor = ir.Tensor(
-            f"{node.name}/bias", codes32.shape, bias_scale, 0, 32, *low, "int32", codes32
-        )
-        return [self._add(kernel), self._add(bias_tensor)]
+        return [self._add(kernel), self._add(bias)]
 
 
 def _shape(node: Node) -> tuple[int, ...]:

@@ -20,9 +20,18 @@ def build_metadata(program: Program, producer: str, **extra: Any) -> dict[str, A
     For each: b-bit code = (container code - offset) >> shift, real value = scale * (container code - zero point).
     `extra` adds top-level entries, such as the calibration.
     """
-    tensors = {name: _describe(index, tensor) for index, (name, tensor) in enumerate(program.tensors.items())
-               if tensor.dtype == "int8"}
-    return {"format": FORMAT, "producer": producer, "rounding": "double", "tensors": tensors, **extra}
+    tensors = {
+        name: _describe(index, tensor)
+        for index, (name, tensor) in enumerate(program.tensors.items())
+        if tensor.dtype == "int8"
+    }
+    return {
+        "format": FORMAT,
+        "producer": producer,
+        "rounding": "double",
+        "tensors": tensors,
+        **extra,
+    }
 
 
 def read_metadata(model: str | os.PathLike[str] | bytes) -> dict[str, Any]:
@@ -32,38 +41,54 @@ def read_metadata(model: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     """
     blob, label = _load(model)
     if len(blob) < 8 or blob[4:8] != b"TFL3":
-        raise ValueError(f"{label} is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-                         f"Received: {blob[4:8]!r} in {len(blob)} bytes.")
+        raise ValueError(
+            f"{label} is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
+            f"Received: {blob[4:8]!r} in {len(blob)} bytes."
+        )
     try:
         entry = _find_entry(blob)
-    except (struct.error, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{label} is cut short or damaged; copy or export it again. "
-                         f"Received: {len(blob)} bytes.") from error
+    except (
+        struct.error,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        raise ValueError(
+            f"{label} is cut short or damaged; copy or export it again. "
+            f"Received: {len(blob)} bytes."
+        ) from error
     if entry is None:
-        raise ValueError(f"{label} has no '{METADATA_NAME}' entry: it was not exported by keras_lowbit, or with the "
-                         f"metadata stripped. Received: {len(blob)} bytes.")
+        raise ValueError(
+            f"{label} has no '{METADATA_NAME}' entry: it was not exported by keras_lowbit, or with the "
+            f"metadata stripped. Received: {len(blob)} bytes."
+        )
     try:
         metadata = json.loads(entry)
     except ValueError as error:
-        raise ValueError(f"{label} has a '{METADATA_NAME}' entry that is not JSON; export it again. "
-                         f"Received: {entry[:40]!r}.") from error
+        raise ValueError(
+            f"{label} has a '{METADATA_NAME}' entry that is not JSON; export it again. "
+            f"Received: {entry[:40]!r}."
+        ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         received = metadata.get("format") if isinstance(metadata, dict) else metadata
-        raise ValueError(f"{label} has metadata of another format than {FORMAT}; update keras_lowbit. "
-                         f"Received: {received!r}.")
+        raise ValueError(
+            f"{label} has metadata of another format than {FORMAT}; update keras_lowbit. "
+            f"Received: {received!r}."
+        )
     return metadata
 
 
 def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
     constant = tensor.data is not None
-    offset = 0 if constant else tensor.qmin
-    zero = tensor.zero_point - offset
-    middle = 0 if constant else 2 ** (tensor.bits - 1)
+    # A tensor that is clamped at its top only has codes below the offset until its QUANTIZE.
+    offset = 0 if constant else tensor.qmax - (2**tensor.bits - 1)
     scales = tensor.scale.size if tensor.scale is not None else 0
     return {
         "index": index,
         "bits": tensor.bits,
-        "scheme": "sym" if zero in (middle, middle - 1 + constant) else "asym",
+        "scheme": "sym" if constant else "asym",
         "granularity": "channel" if scales > 1 else "tensor",
         "axis": tensor.axis if scales > 1 else 0,
         "container": tensor.dtype,
@@ -71,7 +96,7 @@ def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
         "offset": offset,
         "qmin": tensor.qmin,
         "qmax": tensor.qmax,
-        "zero_point_b": zero >> tensor.shift,
+        "zero_point_b": tensor.zero_point - offset,
         "method": tensor.method,
     }
 
@@ -83,7 +108,9 @@ def _load(model: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
     try:
         return path.read_bytes(), f"'{path}'"
     except OSError as error:
-        raise ValueError(f"Cannot read the model file: {error.strerror}. Received: '{path}'.") from error
+        raise ValueError(
+            f"Cannot read the model file: {error.strerror}. Received: '{path}'."
+        ) from error
 
 
 def _find_entry(blob: bytes) -> bytes | None:

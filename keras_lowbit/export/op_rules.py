@@ -12,9 +12,22 @@ from keras_lowbit.export.ir import Op, Program, Tensor
 
 # Kernels of these copy or pick codes: nothing is rescaled, and a runtime may not even notice.
 SAME_QUANTIZATION = ("CONCATENATION", "AVERAGE_POOL_2D", "MAX_POOL_2D", "PAD", "RESHAPE", "RELU6")
-_INPUT_COUNTS = {"CONV_2D": (2, 3), "DEPTHWISE_CONV_2D": (2, 3), "FULLY_CONNECTED": (2, 3), "ADD": (2, 2),
-                 "PAD": (2, 2), "RESHAPE": (1, 2), "CONCATENATION": (1, 10)}
-_CONSTANTS_FROM = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "PAD": 1, "RESHAPE": 1}
+_INPUT_COUNTS = {
+    "CONV_2D": (2, 3),
+    "DEPTHWISE_CONV_2D": (2, 3),
+    "FULLY_CONNECTED": (2, 3),
+    "ADD": (2, 2),
+    "PAD": (2, 2),
+    "RESHAPE": (1, 2),
+    "CONCATENATION": (1, 10),
+}
+_CONSTANTS_FROM = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "PAD": 1,
+    "RESHAPE": 1,
+}
 
 
 def check_program(program: Program) -> None:
@@ -26,16 +39,27 @@ def check_program(program: Program) -> None:
         low, high = _INPUT_COUNTS.get(op.kind, (1, 1))
         _expect(op, low <= len(op.inputs) <= high, f"{low} to {high} inputs", len(op.inputs))
         _expect(op, len(op.outputs) == 1, "one output", op.outputs)
-        inputs, output = [program.tensors[name] for name in op.inputs], program.tensors[op.outputs[0]]
+        inputs, output = (
+            [program.tensors[name] for name in op.inputs],
+            program.tensors[op.outputs[0]],
+        )
         first_constant = _CONSTANTS_FROM.get(op.kind, len(inputs))
         for index, tensor in enumerate(inputs):
-            _expect(op, (tensor.data is not None) == (index >= first_constant),
-                    f"activations, then constants from input {first_constant} on", op.inputs)
+            _expect(
+                op,
+                (tensor.data is not None) == (index >= first_constant),
+                f"activations, then constants from input {first_constant} on",
+                op.inputs,
+            )
         for tensor in (*inputs[:first_constant], output):
             _expect(op, tensor.dtype == "int8", f"int8 activations, '{tensor.name}'", tensor.dtype)
             _expect(op, tensor.shape[:1] == (1,), f"a batch of 1 in '{tensor.name}'", tensor.shape)
-        _expect(op, op.option("activation") in (None, "NONE", "RELU", "RELU6"),
-                "the activation NONE, RELU or RELU6", op.option("activation"))
+        _expect(
+            op,
+            op.option("activation") in (None, "NONE", "RELU", "RELU6"),
+            "the activation NONE, RELU or RELU6",
+            op.option("activation"),
+        )
         if op.kind in SAME_QUANTIZATION:
             _check_same_quantization(op, inputs[:first_constant], output)
         if op.kind in _RULES:
@@ -44,7 +68,9 @@ def check_program(program: Program) -> None:
 
 def _expect(op: Op, satisfied: bool, expected: str, received: object) -> None:
     if not satisfied:
-        raise ValueError(f"Layer '{op.name}' ({op.kind}): expected {expected}. Received: {received}.")
+        raise ValueError(
+            f"Layer '{op.name}' ({op.kind}): expected {expected}. Received: {received}."
+        )
 
 
 def _first_scale(tensor: Tensor) -> float:
@@ -53,10 +79,16 @@ def _first_scale(tensor: Tensor) -> float:
 
 def _check_same_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     for tensor in inputs:
-        same = tensor.zero_point == output.zero_point and _first_scale(tensor) == _first_scale(output)
-        _expect(op, same, f"'{tensor.name}' and '{output.name}' to share scale and zero point, because the kernel "
-                "does not rescale; insert a QUANTIZE",
-                f"{tensor.scale}, {tensor.zero_point} and {output.scale}, {output.zero_point}")
+        same = tensor.zero_point == output.zero_point and _first_scale(tensor) == _first_scale(
+            output
+        )
+        _expect(
+            op,
+            same,
+            f"'{tensor.name}' and '{output.name}' to share scale and zero point, because the kernel "
+            "does not rescale; insert a QUANTIZE",
+            f"{tensor.scale}, {tensor.zero_point} and {output.scale}, {output.zero_point}",
+        )
 
 
 def _windowed(op: Op, source: Tensor, window: Sequence[int], channels: int, output: Tensor) -> None:
@@ -64,31 +96,63 @@ def _windowed(op: Op, source: Tensor, window: Sequence[int], channels: int, outp
     _expect(op, padding in ("SAME", "VALID"), "padding SAME or VALID", padding)
     _expect(op, len(source.shape) == 4, "an input [1, height, width, channels]", source.shape)
     dilation = op.option("dilation") or (1, 1)
-    sizes = tuple(output_size(*axis, padding) for axis
-                  in zip(source.shape[1:3], window, op.options["strides"], dilation, strict=True))
-    _expect(op, tuple(output.shape) == (1, *sizes, channels), f"the output shape {(1, *sizes, channels)}",
-            tuple(output.shape))
+    sizes = tuple(
+        output_size(*axis, padding)
+        for axis in zip(source.shape[1:3], window, op.options["strides"], dilation, strict=True)
+    )
+    _expect(
+        op,
+        tuple(output.shape) == (1, *sizes, channels),
+        f"the output shape {(1, *sizes, channels)}",
+        tuple(output.shape),
+    )
 
 
 def _weighted(op: Op, weights: Tensor, bias: Tensor | None, source: Tensor, axis: int) -> None:
     channels = weights.shape[axis]
     per_channel = weights.scale is not None and weights.scale.size > 1
-    _expect(op, weights.dtype == "int8" and weights.zero_point == 0, "int8 weights with zero point 0",
-            f"{weights.dtype}, zero point {weights.zero_point}")
-    _expect(op, not per_channel or weights.axis == axis, f"weight scales along axis {axis}", weights.axis)
-    codes = np.moveaxis(weights.data, axis, 0).reshape(channels, -1) if weights.data is not None else np.zeros((1, 1))
+    _expect(
+        op,
+        weights.dtype == "int8" and weights.zero_point == 0,
+        "int8 weights with zero point 0",
+        f"{weights.dtype}, zero point {weights.zero_point}",
+    )
+    _expect(
+        op,
+        not per_channel or weights.axis == axis,
+        f"weight scales along axis {axis}",
+        weights.axis,
+    )
+    codes = (
+        np.moveaxis(weights.data, axis, 0).reshape(channels, -1)
+        if weights.data is not None
+        else np.zeros((1, 1))
+    )
     bound = accumulator_bound(codes, source.zero_point)
     if bias is not None and bias.data is not None:
-        _expect(op, bias.dtype == "int32" and tuple(bias.shape) == (channels,), f"an int32 bias [{channels}]",
-                f"{bias.dtype} {bias.shape}")
+        _expect(
+            op,
+            bias.dtype == "int32" and tuple(bias.shape) == (channels,),
+            f"an int32 bias [{channels}]",
+            f"{bias.dtype} {bias.shape}",
+        )
         bound += int(np.abs(bias.data.astype(np.int64)).max())
-    _expect(op, bound < 2**31, "sums that fit the int32 accumulator (weights, taps and bias are too large)", bound)
+    _expect(
+        op,
+        bound < 2**31,
+        "sums that fit the int32 accumulator (weights, taps and bias are too large)",
+        bound,
+    )
 
 
 def _conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     source, weights = inputs[0], inputs[1]
-    _expect(op, len(weights.shape) == 4 and weights.shape[3] == source.shape[-1],
-            f"weights [out, height, width, {source.shape[-1]}]", weights.shape)
+    _expect(
+        op,
+        len(weights.shape) == 4 and weights.shape[3] == source.shape[-1],
+        f"weights [out, height, width, {source.shape[-1]}]",
+        weights.shape,
+    )
     _windowed(op, source, weights.shape[1:3], weights.shape[0], output)
     _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 0)
 
@@ -96,16 +160,24 @@ def _conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 def _depthwise_conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     source, weights = inputs[0], inputs[1]
     channels = source.shape[-1] * op.option("depth_multiplier")
-    _expect(op, len(weights.shape) == 4 and weights.shape[0] == 1 and weights.shape[3] == channels,
-            f"weights [1, height, width, {channels}]", weights.shape)
+    _expect(
+        op,
+        len(weights.shape) == 4 and weights.shape[0] == 1 and weights.shape[3] == channels,
+        f"weights [1, height, width, {channels}]",
+        weights.shape,
+    )
     _windowed(op, source, weights.shape[1:3], channels, output)
     _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 3)
 
 
 def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     source, weights = inputs[0], inputs[1]
-    _expect(op, len(weights.shape) == 2 and weights.shape[1] == source.shape[-1],
-            f"weights [out, {source.shape[-1]}]", weights.shape)
+    _expect(
+        op,
+        len(weights.shape) == 2 and weights.shape[1] == source.shape[-1],
+        f"weights [out, {source.shape[-1]}]",
+        weights.shape,
+    )
     expected = (*source.shape[:-1], weights.shape[0])
     _expect(op, tuple(output.shape) == expected, f"the output shape {expected}", output.shape)
     _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 0)
@@ -116,7 +188,12 @@ def _add(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     _expect(op, len(set(shapes)) == 1, "equal shapes of inputs and output", shapes)
     ratio = 2 * max(_first_scale(tensor) for tensor in inputs) / _first_scale(output)
     # TFLM aborts the process on a factor of 1 or more.
-    _expect(op, ratio < 2**20 * (1 - 2**-31), "input scales below 2^19 times the output scale", ratio / 2)
+    _expect(
+        op,
+        ratio < 2**20 * (1 - 2**-31),
+        "input scales below 2^19 times the output scale",
+        ratio / 2,
+    )
 
 
 def _pool(op: Op, inputs: list[Tensor], output: Tensor) -> None:
@@ -126,12 +203,22 @@ def _pool(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 def _pad(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     source, paddings = inputs
     rank = len(source.shape)
-    _expect(op, paddings.dtype == "int32" and tuple(paddings.shape) == (rank, 2), f"int32 paddings [{rank}, 2]",
-            f"{paddings.dtype} {paddings.shape}")
+    _expect(
+        op,
+        paddings.dtype == "int32" and tuple(paddings.shape) == (rank, 2),
+        f"int32 paddings [{rank}, 2]",
+        f"{paddings.dtype} {paddings.shape}",
+    )
     amounts = paddings.data if paddings.data is not None else np.zeros((rank, 2), np.int32)
-    _expect(op, bool(np.all(amounts >= 0) and not np.any(amounts[0])), "no negative and no batch padding",
-            amounts.tolist())
-    expected = tuple(int(size + sum(pair)) for size, pair in zip(source.shape, amounts, strict=True))
+    _expect(
+        op,
+        bool(np.all(amounts >= 0) and not np.any(amounts[0])),
+        "no negative and no batch padding",
+        amounts.tolist(),
+    )
+    expected = tuple(
+        int(size + sum(pair)) for size, pair in zip(source.shape, amounts, strict=True)
+    )
     _expect(op, tuple(output.shape) == expected, f"the output shape {expected}", output.shape)
 
 
@@ -144,19 +231,32 @@ def _concatenation(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 
 
 def _reshape(op: Op, inputs: list[Tensor], output: Tensor) -> None:
-    _expect(op, math.prod(inputs[0].shape) == math.prod(output.shape), f"{math.prod(inputs[0].shape)} elements",
-            output.shape)
+    _expect(
+        op,
+        math.prod(inputs[0].shape) == math.prod(output.shape),
+        f"{math.prod(inputs[0].shape)} elements",
+        output.shape,
+    )
 
 
 def _elementwise(op: Op, inputs: list[Tensor], output: Tensor) -> None:
-    _expect(op, tuple(inputs[0].shape) == tuple(output.shape), f"the output shape {tuple(inputs[0].shape)}",
-            output.shape)
+    _expect(
+        op,
+        tuple(inputs[0].shape) == tuple(output.shape),
+        f"the output shape {tuple(inputs[0].shape)}",
+        output.shape,
+    )
 
 
 def _probability(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     _elementwise(op, inputs, output)
     fixed = output.zero_point == -128 and _first_scale(output) == 1 / 256
-    _expect(op, fixed, "the output scale 1/256 and zero point -128", f"{output.scale}, {output.zero_point}")
+    _expect(
+        op,
+        fixed,
+        "the output scale 1/256 and zero point -128",
+        f"{output.scale}, {output.zero_point}",
+    )
 
 
 _RULES: dict[str, Callable[[Op, list[Tensor], Tensor], None]] = {

@@ -37,7 +37,9 @@ def run(blob: bytes, runtime: str, inputs: Sequence[np.ndarray]) -> list[np.ndar
     return [results[index] for index in model.outputs]
 
 
-def run_all_tensors(blob: bytes, runtime: str, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def run_all_tensors(
+    blob: bytes, runtime: str, inputs: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
     """Run int8 inputs [N, ...] through a model of batch 1; every activation [N, ...] by name, inputs included.
 
     For "litert" those are the inputs and outputs only: asked to preserve the rest, LiteRT silently drops XNNPACK.
@@ -45,7 +47,11 @@ def run_all_tensors(blob: bytes, runtime: str, inputs: Sequence[np.ndarray]) -> 
     Raises: ValueError as `run`.
     """
     model = _read_model(blob)
-    wanted = tuple(dict.fromkeys((*model.inputs, *model.outputs))) if runtime == "litert" else model.activations
+    wanted = (
+        tuple(dict.fromkeys((*model.inputs, *model.outputs)))
+        if runtime == "litert"
+        else model.activations
+    )
     results = _run(blob, model, runtime, inputs, wanted)
     return {model.names[index]: results[index] for index in wanted}
 
@@ -65,16 +71,21 @@ def _read_model(blob: bytes) -> _Model:
     from ai_edge_litert import schema_py_generated as schema
 
     if blob[4:8] != b"TFL3":
-        raise ValueError(f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-                         f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes.")
+        raise ValueError(
+            f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
+            f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes."
+        )
     model = schema.Model.GetRootAs(blob, 0)
     graph = model.Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
     return _Model(
         names=tuple((tensor.Name() or b"").decode() for tensor in tensors),
         shapes=tuple(tuple(int(size) for size in tensor.ShapeAsNumpy()) for tensor in tensors),
-        activations=tuple(index for index, tensor in enumerate(tensors)
-                          if model.Buffers(tensor.Buffer()).DataLength() == 0),
+        activations=tuple(
+            index
+            for index, tensor in enumerate(tensors)
+            if model.Buffers(tensor.Buffer()).DataLength() == 0
+        ),
         inputs=tuple(int(index) for index in graph.InputsAsNumpy()),
         outputs=tuple(int(index) for index in graph.OutputsAsNumpy()),
     )
@@ -83,10 +94,14 @@ def _read_model(blob: bytes) -> _Model:
 def _check_inputs(model: _Model, inputs: Sequence[np.ndarray]) -> int:
     expected = [model.shapes[index][1:] for index in model.inputs]
     fits = len(inputs) == len(expected) and all(
-        value.dtype == np.int8 and value.shape[1:] == shape for value, shape in zip(inputs, expected, strict=True))
+        value.dtype == np.int8 and value.shape[1:] == shape
+        for value, shape in zip(inputs, expected, strict=True)
+    )
     if not fits or len({len(value) for value in inputs}) != 1:
-        raise ValueError(f"`inputs` must be a list of int8 arrays of shapes [N, *shape] for the shapes {expected}, "
-                         f"with one N. Received: {[(value.dtype.name, value.shape) for value in inputs]}.")
+        raise ValueError(
+            f"`inputs` must be a list of int8 arrays of shapes [N, *shape] for the shapes {expected}, "
+            f"with one N. Received: {[(value.dtype.name, value.shape) for value in inputs]}."
+        )
     return len(inputs[0])
 
 
@@ -96,8 +111,10 @@ def _run(
     if runtime not in RUNTIMES:
         raise ValueError(f"`runtime` must be one of {RUNTIMES}. Received: {runtime!r}.")
     if runtime not in available():
-        raise ValueError(f"The runtime '{runtime}' needs the package '{_MODULES[runtime]}'; install it or choose one "
-                         f"of {available()}. Received: {runtime!r}.")
+        raise ValueError(
+            f"The runtime '{runtime}' needs the package '{_MODULES[runtime]}'; install it or choose one "
+            f"of {available()}. Received: {runtime!r}."
+        )
     batch = _check_inputs(model, inputs)
     results = {index: np.empty((batch, *model.shapes[index][1:]), np.int8) for index in wanted}
     with _captured_stderr() as messages:
@@ -109,8 +126,9 @@ def _run(
                 for index in wanted:
                     results[index][sample] = values[index][0]
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"The runtime '{runtime}' refuses the model: {error}. "
-                             f"Received: {messages()!r}.") from error
+            raise ValueError(
+                f"The runtime '{runtime}' refuses the model: {error}. Received: {messages()!r}."
+            ) from error
     return results
 
 
@@ -121,13 +139,18 @@ def _start_tflm(
 
     arena = _FIRST_ARENA + 2 * sum(math.prod(model.shapes[index]) for index in model.activations)
     preserve = not set(wanted) <= set(model.outputs)
-    config = (tflm.InterpreterConfig.kPreserveAllTensors if preserve
-              else tflm.InterpreterConfig.kAllocationRecording)
+    config = (
+        tflm.InterpreterConfig.kPreserveAllTensors
+        if preserve
+        else tflm.InterpreterConfig.kAllocationRecording
+    )
     interpreter = None
     while interpreter is None:
         seen = len(messages())
         try:
-            interpreter = tflm.Interpreter.from_bytes(blob, arena_size=arena, intrepreter_config=config)
+            interpreter = tflm.Interpreter.from_bytes(
+                blob, arena_size=arena, intrepreter_config=config
+            )
         except RuntimeError:
             # "missing: <bytes>" is how the allocators report an arena that is too small.
             if "missing: " not in messages()[seen:] or arena >= _LARGEST_ARENA:
@@ -140,7 +163,9 @@ def _start_tflm(
         interpreter.invoke()
         if preserve:
             return {index: interpreter.GetTensor(index, 0)["tensor_data"] for index in wanted}
-        return {index: interpreter.get_output(position) for position, index in enumerate(model.outputs)}
+        return {
+            index: interpreter.get_output(position) for position, index in enumerate(model.outputs)
+        }
 
     return step
 
@@ -152,8 +177,10 @@ def _start_litert(
 
     resolver = OpResolverType.BUILTIN_REF if runtime == "litert_ref" else OpResolverType.AUTO
     interpreter: Any = Interpreter(
-        model_content=blob, experimental_op_resolver_type=resolver,
-        experimental_preserve_all_tensors=runtime == "litert_ref")
+        model_content=blob,
+        experimental_op_resolver_type=resolver,
+        experimental_preserve_all_tensors=runtime == "litert_ref",
+    )
     interpreter.allocate_tensors()
 
     def step(sample: Sequence[np.ndarray]) -> dict[int, np.ndarray]:

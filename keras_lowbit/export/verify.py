@@ -46,17 +46,25 @@ class Verification:
         if "tflm" in self.runtimes:
             return self.runtimes["tflm"].mismatches == 0 and not self.runtimes["tflm"].off_grid
         if "litert_ref" in self.runtimes:
-            return self.runtimes["litert_ref"].max_difference <= 1 and not self.runtimes["litert_ref"].off_grid
+            return (
+                self.runtimes["litert_ref"].max_difference <= 1
+                and not self.runtimes["litert_ref"].off_grid
+            )
         return False
 
     def __str__(self) -> str:
         head = f"{'runtime':<12}{'differing':>12}{'of':>14}{'max':>6}{'in outputs':>12}{'argmax':>9}  off grid"
         verdict = "exact" if self.ok else "NOT PROVEN EXACT"
-        lines = [f"Flatbuffer against the integer reference, {self.samples} samples: {verdict}", head]
+        lines = [
+            f"Flatbuffer against the integer reference, {self.samples} samples: {verdict}",
+            head,
+        ]
         for name, result in self.runtimes.items():
             argmax = "-" if result.argmax_agreement is None else f"{result.argmax_agreement:.2%}"
-            lines.append(f"{name:<12}{result.mismatches:>12}{result.compared:>14}{result.max_difference:>6}"
-                         f"{result.output_mismatches:>12}{argmax:>9}  {', '.join(result.off_grid) or '-'}")
+            lines.append(
+                f"{name:<12}{result.mismatches:>12}{result.compared:>14}{result.max_difference:>6}"
+                f"{result.output_mismatches:>12}{argmax:>9}  {', '.join(result.off_grid) or '-'}"
+            )
         return "\n".join(lines)
 
 
@@ -75,11 +83,15 @@ def verify(
     Raises: ValueError if the inputs do not fit or a runtime refuses the flatbuffer.
     """
     if len(inputs) != len(program.inputs):
-        raise ValueError(f"`inputs` must hold one array per program input {program.inputs}. "
-                         f"Received: {len(inputs)} arrays.")
+        raise ValueError(
+            f"`inputs` must hold one array per program input {program.inputs}. "
+            f"Received: {len(inputs)} arrays."
+        )
     if simulated_outputs is not None and len(simulated_outputs) != len(program.outputs):
-        raise ValueError(f"`simulated_outputs` must hold one array per program output {program.outputs}. "
-                         f"Received: {len(simulated_outputs)} arrays.")
+        raise ValueError(
+            f"`simulated_outputs` must hold one array per program output {program.outputs}. "
+            f"Received: {len(simulated_outputs)} arrays."
+        )
     reference = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
     results = {}
     for name in runtime_names if runtime_names is not None else runtimes.available():
@@ -96,15 +108,20 @@ def _compare(
 ) -> RuntimeResult:
     missing = sorted(set(program.outputs) - set(actual))
     if missing:
-        raise ValueError(f"The flatbuffer was not written from this program: it has no tensors {missing}. "
-                         f"Received: {sorted(actual)}.")
+        raise ValueError(
+            f"The flatbuffer was not written from this program: it has no tensors {missing}. "
+            f"Received: {sorted(actual)}."
+        )
     mismatches, compared, largest, off_grid = {}, 0, 0, []
     for name, expected in reference.items():
         if name not in actual:
             continue
         tensor = program.tensors[name]
         values = actual[name]
-        if values.min(initial=tensor.qmax) < tensor.qmin or values.max(initial=tensor.qmin) > tensor.qmax:
+        if (
+            values.min(initial=tensor.qmax) < tensor.qmin
+            or values.max(initial=tensor.qmin) > tensor.qmax
+        ):
             off_grid.append(name)
         if name in program.inputs:
             continue
@@ -124,10 +141,14 @@ def _compare(
 
 
 def _argmax_agreement(
-    program: Program, actual: Mapping[str, np.ndarray], simulated_outputs: Sequence[np.ndarray] | None
+    program: Program,
+    actual: Mapping[str, np.ndarray],
+    simulated_outputs: Sequence[np.ndarray] | None,
 ) -> float | None:
     if simulated_outputs is None:
         return None
-    agreements = [np.argmax(actual[name], axis=-1) == np.argmax(simulated, axis=-1)
-                  for name, simulated in zip(program.outputs, simulated_outputs, strict=True)]
+    agreements = [
+        np.argmax(actual[name], axis=-1) == np.argmax(simulated, axis=-1)
+        for name, simulated in zip(program.outputs, simulated_outputs, strict=True)
+    ]
     return float(np.mean(np.concatenate([agreement.ravel() for agreement in agreements])))

@@ -49,7 +49,10 @@ def finetune(
       The record of this stage: mean squared error of the network's outputs (before a softmax or
       sigmoid) before and after, relative to their mean square.
     """
-    network = find_units(student.graph, student.placement, "network")[0]
+    units = find_units(student.graph, student.placement, "network")
+    if not units:  # a network of pools and the like
+        return {"name": "end to end", "error_before": 0.0, "error_after": 0.0}
+    network = units[0]
     function = UnitFunction(network, student.model, student)
     arrived = [tf.constant(inputs[name]) for name in network.inputs]
     wanted = UnitFunction(network, teacher, None).map(arrived)

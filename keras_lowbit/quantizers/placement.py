@@ -8,6 +8,7 @@ layer. A low-bit tensor that only a pool computes is put on its grid by a ``Quan
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from keras_lowbit.config import PTQConfig, TensorSpec
 from keras_lowbit.graph import Graph, Node
@@ -64,14 +65,24 @@ def place(graph: Graph, config: PTQConfig) -> Placement:
 
     Returns:
       The placement; every tensor that a convolution or dense layer reads is quantized.
+
+    Raises:
+      ValueError: an exception for a layer that is not there, or a concatenation that cannot share
+        one grid.
     """
-    first, last = (graph.weighted() or (None,))[0], (graph.weighted() or (None,))[-1]
-    weights = {}
-    for node in graph.weighted():
-        bits = config.bits_of_layer(node.name)[0]
-        if config.first_last_bits and node in (first, last):
-            bits = config.first_last_bits
-        weights[node.name] = TensorSpec(bits, True, LAYERS[node.kind].kernel_axis)
+    weighted = [node.name for node in graph.weighted()]
+    for pattern, _ in config.layer_bits:
+        if not any(re.fullmatch(pattern, name) for name in weighted):
+            raise ValueError(
+                "A pattern of `layer_bits` matches no layer with weights; it must match a whole name "
+                f"of {weighted}. Received: {pattern!r}"
+            )
+    weights = {
+        node.name: TensorSpec(
+            _layer_bits(graph, node, config)[0], True, LAYERS[node.kind].kernel_axis
+        )
+        for node in graph.weighted()
+    }
     source = _sources(graph)
     heads = tuple(
         n.name for n in graph.nodes if source[n.name] == n.name and not fused_relu(graph, n)
@@ -117,13 +128,13 @@ def _readers(graph: Graph, name: str) -> list[Node]:
 
 def _bits_wanted(graph: Graph, name: str, config: PTQConfig) -> int | None:
     """Bits that the convolutions and dense layers behind ``name`` want; None if there are none."""
-    last = graph.weighted()[-1] if graph.weighted() else None
-    bits = []
-    for node in _readers(graph, name):
-        if has_kernel(node.kind):
-            protected = config.first_last_bits if node is last else None
-            bits.append(protected or config.bits_of_layer(node.name)[1])
-    return max(bits, default=None)
+    readers = [node for node in _readers(graph, name) if has_kernel(node.kind)]
+    return max((_layer_bits(graph, node, config)[1] for node in readers), default=None)
+
+
+def _layer_bits(graph: Graph, node: Node, config: PTQConfig) -> tuple[int, int]:
+    weighted = graph.weighted()
+    return config.bits_of_layer(node.name, node in (weighted[0], weighted[-1]))
 
 
 def _activation_spec(

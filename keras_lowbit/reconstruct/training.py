@@ -118,7 +118,9 @@ def train(
     for variable in dict.fromkeys(member.variable for member in attached):
         states = [member.state for member in attached if member.variable == variable]
         trained = [v for state in states for v in state.values()]
-        optimizers.append((_adam(variable.learning_rate, variable.decays * steps, trained), trained))
+        optimizers.append(
+            (_adam(variable.learning_rate, variable.decays * steps, trained), trained)
+        )
     if biases:
         shifts = [member.shift for member in biases]
         optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))

@@ -39,21 +39,50 @@ class Builder:
         tensor = self.tensors[name]
         return float(tensor.scale[0]) * 0.3 * (tensor.qmax - tensor.qmin)
 
-    def activation(self, shape: tuple[int, ...], scale: Any, zero_point: int, qmin: int = -128, qmax: int = 127,
-                   bits: int = 8) -> str:
+    def activation(
+        self,
+        shape: tuple[int, ...],
+        scale: Any,
+        zero_point: int,
+        qmin: int = -128,
+        qmax: int = 127,
+        bits: int = 8,
+    ) -> str:
         name = f"t{len(self.tensors)}"
-        self.tensors[name] = Tensor(name, tuple(shape), np.float32([scale]), zero_point, bits, qmin, qmax)
+        self.tensors[name] = Tensor(
+            name, tuple(shape), np.float32([scale]), zero_point, bits, qmin, qmax
+        )
         return name
 
-    def constant(self, data: np.ndarray, scale: np.ndarray | None = None, axis: int = 0, bits: int = 8,
-                 shift: int = 0) -> str:
+    def constant(
+        self,
+        data: np.ndarray,
+        scale: np.ndarray | None = None,
+        axis: int = 0,
+        bits: int = 8,
+        shift: int = 0,
+    ) -> str:
         name = f"c{len(self.tensors)}"
         low, high = (-128, 127) if data.dtype == np.int8 else (0, 0)
-        self.tensors[name] = Tensor(name, data.shape, scale, 0, bits, low, high, data.dtype.name, data, axis,
-                                    "random", shift)
+        self.tensors[name] = Tensor(
+            name,
+            data.shape,
+            scale,
+            0,
+            bits,
+            low,
+            high,
+            data.dtype.name,
+            data,
+            axis,
+            "random",
+            shift,
+        )
         return name
 
-    def input(self, shape: tuple[int, ...], scale: float | None = None, zero_point: int | None = None) -> str:
+    def input(
+        self, shape: tuple[int, ...], scale: float | None = None, zero_point: int | None = None
+    ) -> str:
         if zero_point is None:
             zero_point = int(self.random.integers(-128, 128))
         name = self.activation(shape, self.scale() if scale is None else scale, zero_point)
@@ -63,15 +92,28 @@ class Builder:
     def like(self, source: str, shape: tuple[int, ...] | None = None) -> str:
         """An activation with the quantization of another."""
         tensor = self.tensors[source]
-        return self.activation(shape or tensor.shape, tensor.scale[0], tensor.zero_point, tensor.qmin, tensor.qmax,
-                               tensor.bits)
+        return self.activation(
+            shape or tensor.shape,
+            tensor.scale[0],
+            tensor.zero_point,
+            tensor.qmin,
+            tensor.qmax,
+            tensor.bits,
+        )
 
     def apply(self, kind: str, sources: tuple[str, ...], target: str, **options: Any) -> str:
         self.ops.append(Op(kind, f"layer_{len(self.ops)}", sources, (target,), options))
         return target
 
-    def quantized(self, kind: str, sources: tuple[str, ...], shape: tuple[int, ...], spread: float,
-                  activation: str = "RELU", **options: Any) -> str:
+    def quantized(
+        self,
+        kind: str,
+        sources: tuple[str, ...],
+        shape: tuple[int, ...],
+        spread: float,
+        activation: str = "RELU",
+        **options: Any,
+    ) -> str:
         """An operator and its b-bit output; `spread` is the typical real magnitude of the result."""
         steps = 2**self.bits - 1
         scale = np.float32(spread * self.random.uniform(1.5, 4) / steps)
@@ -79,67 +121,128 @@ class Builder:
             places = (activation_placement(self.bits),)
         else:
             places = linear_placements(self.bits, int(self.random.integers(0, steps + 1)))
-        target = self.apply(kind, sources, self.activation(
-            shape, scale, *places[0], bits=self.bits if len(places) == 1 else 8), activation=activation, **options)
+        target = self.apply(
+            kind,
+            sources,
+            self.activation(shape, scale, *places[0], bits=self.bits if len(places) == 1 else 8),
+            activation=activation,
+            **options,
+        )
         for place in places[1:]:
-            target = self.apply("QUANTIZE", (target,), self.activation(shape, scale, *place, bits=self.bits))
+            target = self.apply(
+                "QUANTIZE", (target,), self.activation(shape, scale, *place, bits=self.bits)
+            )
         return target
 
-    def weights(self, source: str, shape: tuple[int, ...], axis: int, per_channel: bool = True, align: bool = True,
-                bias: bool = True) -> tuple[tuple[str, ...], float]:
+    def weights(
+        self,
+        source: str,
+        shape: tuple[int, ...],
+        axis: int,
+        per_channel: bool = True,
+        align: bool = True,
+        bias: bool = True,
+    ) -> tuple[tuple[str, ...], float]:
         """Names of (weights, bias) and the typical magnitude of the layer's output."""
         channels = shape[axis]
         limit = 2 ** (self.bits - 1) - 1
         codes = self.random.integers(-limit, limit + 1, shape)
-        scale = self.random.uniform(0.2, 1, channels if per_channel else 1).astype(np.float32) / np.float32(limit)
+        scale = self.random.uniform(0.2, 1, channels if per_channel else 1).astype(
+            np.float32
+        ) / np.float32(limit)
         shift = 0
         if align:
             codes, scale, shift = align_weights(codes, scale, self.bits)
         tensor = self.tensors[source]
         taps = codes.size // channels
-        spread = self.magnitude(source) * float(scale.mean()) * (limit << shift) * 0.6 * np.sqrt(taps)
+        spread = (
+            self.magnitude(source) * float(scale.mean()) * (limit << shift) * 0.6 * np.sqrt(taps)
+        )
         names = (self.constant(codes.astype(np.int8), scale, axis, self.bits, shift),)
         if bias:
-            data, bias_scale = quantize_bias(self.random.normal(0, spread / 3, channels), float(tensor.scale[0]),
-                                             scale, "layer")
+            data, bias_scale = quantize_bias(
+                self.random.normal(0, spread / 3, channels), float(tensor.scale[0]), scale, "layer"
+            )
             names += (self.constant(data, bias_scale, bits=32),)
         return names, spread
 
-    def conv(self, source: str, channels: int, window: tuple[int, int] = (3, 3), strides: tuple[int, int] = (1, 1),
-             dilation: tuple[int, int] = (1, 1), padding: str = "SAME", activation: str = "RELU",
-             **weights: Any) -> str:
+    def conv(
+        self,
+        source: str,
+        channels: int,
+        window: tuple[int, int] = (3, 3),
+        strides: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        padding: str = "SAME",
+        activation: str = "RELU",
+        **weights: Any,
+    ) -> str:
         shape = self.tensors[source].shape
         constants, spread = self.weights(source, (channels, *window, shape[3]), 0, **weights)
-        return self.quantized("CONV_2D", (source, *constants), self.windowed(shape, window, strides, dilation,
-                                                                             padding, channels),
-                              spread, activation, padding=padding, strides=strides, dilation=dilation)
+        return self.quantized(
+            "CONV_2D",
+            (source, *constants),
+            self.windowed(shape, window, strides, dilation, padding, channels),
+            spread,
+            activation,
+            padding=padding,
+            strides=strides,
+            dilation=dilation,
+        )
 
-    def depthwise(self, source: str, multiplier: int = 1, window: tuple[int, int] = (3, 3),
-                  strides: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1), padding: str = "SAME",
-                  activation: str = "RELU", **weights: Any) -> str:
+    def depthwise(
+        self,
+        source: str,
+        multiplier: int = 1,
+        window: tuple[int, int] = (3, 3),
+        strides: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        padding: str = "SAME",
+        activation: str = "RELU",
+        **weights: Any,
+    ) -> str:
         shape = self.tensors[source].shape
         channels = shape[3] * multiplier
         constants, spread = self.weights(source, (1, *window, channels), 3, **weights)
-        return self.quantized("DEPTHWISE_CONV_2D", (source, *constants),
-                              self.windowed(shape, window, strides, dilation, padding, channels), spread, activation,
-                              padding=padding, strides=strides, dilation=dilation, depth_multiplier=multiplier)
+        return self.quantized(
+            "DEPTHWISE_CONV_2D",
+            (source, *constants),
+            self.windowed(shape, window, strides, dilation, padding, channels),
+            spread,
+            activation,
+            padding=padding,
+            strides=strides,
+            dilation=dilation,
+            depth_multiplier=multiplier,
+        )
 
     def dense(self, source: str, units: int, activation: str = "RELU", **weights: Any) -> str:
         shape = self.tensors[source].shape
         constants, spread = self.weights(source, (units, shape[-1]), 0, **weights)
-        return self.quantized("FULLY_CONNECTED", (source, *constants), (*shape[:-1], units), spread, activation)
+        return self.quantized(
+            "FULLY_CONNECTED", (source, *constants), (*shape[:-1], units), spread, activation
+        )
 
     def add(self, left: str, right: str, activation: str = "RELU") -> str:
         spread = max(self.magnitude(left), self.magnitude(right))
         return self.quantized("ADD", (left, right), self.tensors[left].shape, spread, activation)
 
-    def pool(self, kind: str, source: str, window: tuple[int, int], strides: tuple[int, int], padding: str) -> str:
+    def pool(
+        self,
+        kind: str,
+        source: str,
+        window: tuple[int, int],
+        strides: tuple[int, int],
+        padding: str,
+    ) -> str:
         shape = self.tensors[source].shape
         target = self.like(source, self.windowed(shape, window, strides, (1, 1), padding, shape[3]))
         return self.apply(kind, (source,), target, window=window, strides=strides, padding=padding)
 
     def pad(self, source: str, amounts: list[tuple[int, int]]) -> str:
-        shape = tuple(size + sum(pair) for size, pair in zip(self.tensors[source].shape, amounts, strict=True))
+        shape = tuple(
+            size + sum(pair) for size, pair in zip(self.tensors[source].shape, amounts, strict=True)
+        )
         paddings = self.constant(np.array(amounts, np.int32), bits=32)
         return self.apply("PAD", (source, paddings), self.like(source, shape))
 
@@ -152,21 +255,35 @@ class Builder:
         return self.apply("CONCATENATION", sources, self.like(sources[0], tuple(shape)), axis=axis)
 
     def probability(self, kind: str, source: str) -> str:
-        return self.apply(kind, (source,), self.activation(self.tensors[source].shape, 1 / 256, -128))
+        return self.apply(
+            kind, (source,), self.activation(self.tensors[source].shape, 1 / 256, -128)
+        )
 
     def rescale(self, kind: str, source: str, ratio: float) -> str:
         """RELU or QUANTIZE to a b-bit grid with a scale `ratio` times the source's."""
-        place = activation_placement(self.bits, 0 if kind == "RELU" else 2 ** (self.bits - 1) - 1,
-                                     low=kind == "QUANTIZE")
+        place = activation_placement(
+            self.bits, 0 if kind == "RELU" else 2 ** (self.bits - 1) - 1, low=kind == "QUANTIZE"
+        )
         scale = self.tensors[source].scale[0] * np.float32(ratio)
         if kind == "QUANTIZE":  # clamped at the bottom only
             place = place._replace(qmax=127)
-        return self.apply(kind, (source,), self.activation(self.tensors[source].shape, scale, *place, bits=8))
+        return self.apply(
+            kind, (source,), self.activation(self.tensors[source].shape, scale, *place, bits=8)
+        )
 
     @staticmethod
-    def windowed(shape: tuple[int, ...], window: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int],
-                 padding: str, channels: int) -> tuple[int, ...]:
-        sizes = [output_size(*axis, padding) for axis in zip(shape[1:3], window, strides, dilation, strict=True)]
+    def windowed(
+        shape: tuple[int, ...],
+        window: tuple[int, int],
+        strides: tuple[int, int],
+        dilation: tuple[int, int],
+        padding: str,
+        channels: int,
+    ) -> tuple[int, ...]:
+        sizes = [
+            output_size(*axis, padding)
+            for axis in zip(shape[1:3], window, strides, dilation, strict=True)
+        ]
         return (1, *sizes, channels)
 
 
@@ -175,7 +292,9 @@ def random_inputs(program: Program, samples: int, seed: int = 0) -> list[np.ndar
     random = np.random.default_rng(seed)
     inputs = []
     for name in program.inputs:
-        codes = random.integers(-128, 128, (samples, *program.tensors[name].shape[1:])).astype(np.int8)
+        codes = random.integers(-128, 128, (samples, *program.tensors[name].shape[1:])).astype(
+            np.int8
+        )
         codes[:2] = np.array([-128, 127], np.int8).reshape(2, *[1] * (codes.ndim - 1))[:samples]
         inputs.append(codes)
     return inputs

@@ -18,16 +18,19 @@ def half_away(value: Fraction) -> int:
     return half_up(value) if value >= 0 else -half_up(-value)
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    (0.0, (0, 0)),
-    (1.0, (2**30, 1)),
-    (0.5, (2**30, 0)),
-    (0.75, (3 * 2**29, 0)),
-    (1 - 2.0**-40, (2**30, 1)),  # rounds up to 2^31, which does not fit
-    (2.0**-32, (2**30, -31)),
-    (2.0**-33, (0, 0)),  # flushed to zero
-    (2.0**31 - 1, (2**31 - 1, 31)),
-])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, (0, 0)),
+        (1.0, (2**30, 1)),
+        (0.5, (2**30, 0)),
+        (0.75, (3 * 2**29, 0)),
+        (1 - 2.0**-40, (2**30, 1)),  # rounds up to 2^31, which does not fit
+        (2.0**-32, (2**30, -31)),
+        (2.0**-33, (0, 0)),  # flushed to zero
+        (2.0**31 - 1, (2**31 - 1, 31)),
+    ],
+)
 def test_quantize_multiplier(value, expected):
     assert fixed_point.quantize_multiplier(value) == expected
 
@@ -49,7 +52,9 @@ def test_a_multiplier_is_within_half_a_step():
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 7, 31])
 def test_rounding_division_rounds_halves_away(exponent):
-    values = np.array([0, 1, -1, 2, -2, 3, -3, 5, -5, 64, -64, 191, -192, 2**30, -(2**30), 2**31 - 1, -(2**31)])
+    values = np.array(
+        [0, 1, -1, 2, -2, 3, -3, 5, -5, 64, -64, 191, -192, 2**30, -(2**30), 2**31 - 1, -(2**31)]
+    )
     expected = [half_away(Fraction(int(value), 2**exponent)) for value in values]
     assert fixed_point.rounding_divide_by_power_of_two(values, exponent).tolist() == expected
 
@@ -67,7 +72,9 @@ def test_multiplication_rounds_twice_per_channel():
     random = np.random.default_rng(1)
     values = random.integers(-(2**20), 2**20, (50, 4))
     multipliers, shifts = [2**30, 2**31 - 1, 1500000001, 2**30 + 12345], [-4, 0, -11, 3]
-    actual = fixed_point.multiply_by_quantized_multiplier(values, np.array(multipliers), np.array(shifts))
+    actual = fixed_point.multiply_by_quantized_multiplier(
+        values, np.array(multipliers), np.array(shifts)
+    )
     for row, column in np.ndindex(values.shape):
         value, shift = int(values[row, column]), shifts[column]
         first = half_up(Fraction((value << max(shift, 0)) * multipliers[column], 2**31))
@@ -79,7 +86,9 @@ def test_double_rounding_differs_from_single_where_it_should():
     multiplier, shift = fixed_point.quantize_multiplier(0.0589)
     codes = np.arange(-128, 128)
     double = fixed_point.multiply_by_quantized_multiplier(codes, multiplier, shift)
-    exact = [half_up(Fraction(int(code) * multiplier, 2**31) * Fraction(2) ** shift) for code in codes]
+    exact = [
+        half_up(Fraction(int(code) * multiplier, 2**31) * Fraction(2) ** shift) for code in codes
+    ]
     assert 0 < np.count_nonzero(double != exact) < 40
     assert np.abs(double - exact).max() == 1
 

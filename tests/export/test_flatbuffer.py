@@ -15,19 +15,26 @@ def every_operator(bits=4):
     first = build.conv(build.input((1, 8, 8, 3)), 4)
     second = build.depthwise(first, activation="NONE")
     joined = build.concatenate((first, first), 3)
-    pooled = build.pool("MAX_POOL_2D", build.pad(joined, [(0, 0), (1, 1), (0, 0), (0, 0)]), (2, 2), (2, 2), "SAME")
+    pooled = build.pool(
+        "MAX_POOL_2D", build.pad(joined, [(0, 0), (1, 1), (0, 0), (0, 0)]), (2, 2), (2, 2), "SAME"
+    )
     small = build.pool("AVERAGE_POOL_2D", build.add(first, second), (8, 8), (8, 8), "VALID")
     clamped = build.apply("RELU6", (small,), build.like(small))
     logits = build.dense(build.reshape(build.rescale("RELU", clamped, 0.5), (1, 4)), 3, "NONE")
-    return build.program(build.probability("SOFTMAX", logits), build.probability("LOGISTIC", logits), pooled)
+    return build.program(
+        build.probability("SOFTMAX", logits), build.probability("LOGISTIC", logits), pooled
+    )
 
 
 def test_every_buffer_is_aligned_to_16_bytes():
     program = every_operator()
     blob = flatbuffer.write(program, build_metadata(program, "test"))
     model = schema.Model.GetRootAs(blob, 0)
-    offsets = [model.Buffers(index)._tab.Vector(model.Buffers(index)._tab.Offset(4))
-               for index in range(model.BuffersLength()) if model.Buffers(index).DataLength()]
+    offsets = [
+        model.Buffers(index)._tab.Vector(model.Buffers(index)._tab.Offset(4))
+        for index in range(model.BuffersLength())
+        if model.Buffers(index).DataLength()
+    ]
     assert len(offsets) > 5
     assert [offset % 16 for offset in offsets] == [0] * len(offsets)
     assert len(blob) % 16 == 0 and blob[4:8] == b"TFL3"
@@ -56,7 +63,9 @@ def test_tensors_keep_names_order_and_quantization():
             continue
         assert np.array_equal(written.quantization.scale, tensor.scale)
         assert written.quantization.zeroPoint.tolist() == [tensor.zero_point] * tensor.scale.size
-        assert written.quantization.quantizedDimension == (tensor.axis if tensor.scale.size > 1 else 0)
+        assert written.quantization.quantizedDimension == (
+            tensor.axis if tensor.scale.size > 1 else 0
+        )
         if tensor.data is not None:
             assert bytes(model.buffers[written.buffer].data) == tensor.data.tobytes()
 
@@ -76,7 +85,9 @@ def test_litert_runs_the_signature(bits):
     program = every_operator(bits)
     interpreter = Interpreter(model_content=flatbuffer.write(program))
     assert interpreter.get_signature_list()["serving_default"] == {
-        "inputs": list(program.inputs), "outputs": sorted(program.outputs)}
+        "inputs": list(program.inputs),
+        "outputs": sorted(program.outputs),
+    }
     (codes,) = random_inputs(program, 1)
     outputs = interpreter.get_signature_runner("serving_default")(**{program.inputs[0]: codes})
     expected = integer_reference.run(program, {program.inputs[0]: codes})

@@ -6,7 +6,9 @@ from programs import Builder, random_inputs
 
 from keras_lowbit.export import flatbuffer, integer_reference, runtimes
 
-needs_tflm = pytest.mark.skipif("tflm" not in runtimes.available(), reason="tflite_micro is not installed")
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
 BITS = range(2, 9)
 
 
@@ -17,7 +19,9 @@ def assert_equals_tflm(program, samples=4):
     assert set(actual) == set(expected)
     for name, value in expected.items():
         tensor = program.tensors[name]
-        assert np.count_nonzero(actual[name] != value) == 0, f"{name} of {[op.kind for op in program.ops]}"
+        assert np.count_nonzero(actual[name] != value) == 0, (
+            f"{name} of {[op.kind for op in program.ops]}"
+        )
         assert tensor.qmin <= value.min() and value.max() <= tensor.qmax, name
     return expected
 
@@ -89,8 +93,10 @@ def test_scales_are_multiplied_in_double(kind, expected):
     left = np.random.default_rng(0).uniform(0.5, 0.9, 1000).astype(np.float32)
     right = np.float32(0.375) / left
     below = left.astype(np.float64) * right < 0.375
-    left, right = (scale[(left * right == np.float32(0.375)) & (below == (expected == 2))][:1]
-                   for scale in (left, right))
+    left, right = (
+        scale[(left * right == np.float32(0.375)) & (below == (expected == 2))][:1]
+        for scale in (left, right)
+    )
     build = Builder(0, 8)
     shape = (1, 1) if kind == "FULLY_CONNECTED" else (1, 1, 1, 1)
     source = build.input(shape, left[0], 0)
@@ -112,7 +118,9 @@ def test_add_equals_tflm(bits, ratio, activation):
     build = Builder(bits, bits)
     left = build.input((1, 6, 5, 8))
     right = build.input((1, 6, 5, 8), scale=float(build.tensors[left].scale[0]) * ratio)
-    assert_equals_tflm(build.program(build.add(left, right, activation), build.add(right, right, activation)))
+    assert_equals_tflm(
+        build.program(build.add(left, right, activation), build.add(right, right, activation))
+    )
 
 
 @needs_tflm
@@ -122,11 +130,15 @@ def test_add_equals_tflm_on_all_pairs_of_codes(ratio):
         build = Builder(0, 8)
         left = build.input((1, 256, 256), 0.1, 3)
         right = build.input((1, 256, 256), 0.1 * ratio, -7)
-        target = build.apply("ADD", (left, right), build.activation((1, 256, 256), 0.1 * output_ratio, 5))
+        target = build.apply(
+            "ADD", (left, right), build.activation((1, 256, 256), 0.1 * output_ratio, 5)
+        )
         program = build.program(target)
         codes = np.arange(-128, 128).astype(np.int8)
         pairs = [np.ascontiguousarray(grid[None]) for grid in np.meshgrid(codes, codes)]
-        expected = integer_reference.run(program, dict(zip((left, right), pairs, strict=True)))[target]
+        expected = integer_reference.run(program, dict(zip((left, right), pairs, strict=True)))[
+            target
+        ]
         assert np.array_equal(runtimes.run(flatbuffer.write(program), "tflm", pairs)[0], expected)
 
 
@@ -139,9 +151,11 @@ def test_pooling_equals_tflm_on_both_sides_of_code_zero(bits, padding, kind):
     source = build.input((1, 9, 7, 3))
     high = build.conv(source, 4)
     low = build.conv(source, 4, activation="NONE")
-    outputs = [build.pool(kind, name, window, strides, padding)
-               for name in (source, high, low)
-               for window, strides in (((2, 2), (2, 2)), ((3, 3), (1, 2)), ((9, 7), (1, 1)))]
+    outputs = [
+        build.pool(kind, name, window, strides, padding)
+        for name in (source, high, low)
+        for window, strides in (((2, 2), (2, 2)), ((3, 3), (1, 2)), ((9, 7), (1, 1)))
+    ]
     assert_equals_tflm(build.program(*outputs))
 
 
@@ -228,11 +242,14 @@ def test_large_accumulators_are_exact():
     assert int(total[0, 0, 0, 0]) == 255 * (127 * 4608 - 1)
 
 
-@pytest.mark.parametrize(("inputs", "message"), [
-    ({}, "takes the inputs"),
-    ({"t0": np.zeros((2, 4, 4, 3), np.float32)}, "quantize the data first"),
-    ({"t0": np.zeros((2, 4, 4, 2), np.int8)}, r"shape \[N, 4, 4, 3\]"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "takes the inputs"),
+        ({"t0": np.zeros((2, 4, 4, 3), np.float32)}, "quantize the data first"),
+        ({"t0": np.zeros((2, 4, 4, 2), np.int8)}, r"shape \[N, 4, 4, 3\]"),
+    ],
+)
 def test_unfit_inputs_are_refused(inputs, message):
     build = Builder(0, 4)
     program = build.program(build.conv(build.input((1, 4, 4, 3)), 2))

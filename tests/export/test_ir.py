@@ -19,7 +19,15 @@ from keras_lowbit.export.ir import (
     quantize_bias,
 )
 
-GOOD = {"name": "x", "shape": (1, 2), "scale": np.float32([0.5]), "zero_point": 0, "bits": 8, "qmin": -128, "qmax": 127}
+GOOD = {
+    "name": "x",
+    "shape": (1, 2),
+    "scale": np.float32([0.5]),
+    "zero_point": 0,
+    "bits": 8,
+    "qmin": -128,
+    "qmax": 127,
+}
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -45,7 +53,9 @@ def test_alignment_keeps_the_real_weights(bits):
     limit = 2 ** (bits - 1)
     codes = np.arange(-limit, limit)
     scale = np.float32([0.1, 0.0173])
-    aligned, aligned_scale, shift = align_weights(codes[:, None] + np.zeros((1, 2), int), scale, bits)
+    aligned, aligned_scale, shift = align_weights(
+        codes[:, None] + np.zeros((1, 2), int), scale, bits
+    )
     assert aligned.dtype == np.int8 and aligned_scale.dtype == np.float32 and shift == 8 - bits
     assert len(np.unique(aligned)) == 2**bits
     real = aligned.astype(np.float64) * aligned_scale.astype(np.float64)
@@ -73,23 +83,26 @@ def test_bias_beyond_the_accumulator_names_the_layer_and_channel(bias):
     assert quantize_bias(np.array([2.0**30 - 65]), 1.0, np.float32([1.0]))[0][0] == 2**30 - 65
 
 
-@pytest.mark.parametrize("change", [
-    {"dtype": "int16"},
-    {"shape": (1, 0)},
-    {"scale": None},
-    {"scale": np.array([0.5])},
-    {"scale": np.float32([0.0])},
-    {"scale": np.float32([np.nan])},
-    {"scale": np.float32([1, 1])},
-    {"bits": 1},
-    {"bits": 9},
-    {"zero_point": 128},
-    {"qmin": 1},
-    {"qmax": 300},
-    {"data": np.zeros((1, 2), np.int32)},
-    {"data": np.zeros((2, 1), np.int8)},
-    {"data": np.full((1, 2), 9, np.int8), "qmax": 8},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "int16"},
+        {"shape": (1, 0)},
+        {"scale": None},
+        {"scale": np.array([0.5])},
+        {"scale": np.float32([0.0])},
+        {"scale": np.float32([np.nan])},
+        {"scale": np.float32([1, 1])},
+        {"bits": 1},
+        {"bits": 9},
+        {"zero_point": 128},
+        {"qmin": 1},
+        {"qmax": 300},
+        {"data": np.zeros((1, 2), np.int32)},
+        {"data": np.zeros((2, 1), np.int8)},
+        {"data": np.full((1, 2), 9, np.int8), "qmax": 8},
+    ],
+)
 def test_tensors_refuse_contradictions(change):
     Tensor(**GOOD)
     with pytest.raises(ValueError, match=r"Received: "):
@@ -101,8 +114,10 @@ def test_records_are_frozen():
         Tensor(**GOOD).bits = 4
 
 
-@pytest.mark.parametrize(("kind", "options"), [
-    ("CONV_3D", {}), ("CONV_2D", {"padding": "SAME"}), ("RELU", {"activation": "RELU"})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("CONV_3D", {}), ("CONV_2D", {"padding": "SAME"}), ("RELU", {"activation": "RELU"})],
+)
 def test_operators_refuse_unknown_kinds_and_options(kind, options):
     with pytest.raises(ValueError, match="Layer 'layer'.*Received: "):
         Op(kind, "layer", ("x",), ("y",), options)
@@ -126,25 +141,42 @@ def test_programs_refuse_dangling_names():
 
 
 BREAKS = {
-    "share scale and zero point": lambda b, x: b.apply("MAX_POOL_2D", (x,), b.activation((1, 3, 3, 4), 0.7, 0),
-                                                       window=(2, 2), strides=(2, 2), padding="SAME"),
-    "the output shape": lambda b, x: b.apply("MAX_POOL_2D", (x,), b.like(x, (1, 2, 3, 4)),
-                                             window=(2, 2), strides=(2, 2), padding="SAME"),
-    "padding SAME or VALID": lambda b, x: b.apply("MAX_POOL_2D", (x,), b.like(x), window=(1, 1), strides=(1, 1),
-                                                  padding="same"),
+    "share scale and zero point": lambda b, x: b.apply(
+        "MAX_POOL_2D",
+        (x,),
+        b.activation((1, 3, 3, 4), 0.7, 0),
+        window=(2, 2),
+        strides=(2, 2),
+        padding="SAME",
+    ),
+    "the output shape": lambda b, x: b.apply(
+        "MAX_POOL_2D", (x,), b.like(x, (1, 2, 3, 4)), window=(2, 2), strides=(2, 2), padding="SAME"
+    ),
+    "padding SAME or VALID": lambda b, x: b.apply(
+        "MAX_POOL_2D", (x,), b.like(x), window=(1, 1), strides=(1, 1), padding="same"
+    ),
     "output scale 1/256": lambda b, x: b.apply("SOFTMAX", (x,), b.like(x)),
     "below 2.19 times": lambda b, x: b.apply("ADD", (x, x), b.activation((1, 6, 6, 4), 1e-8, 0)),
     "equal shapes": lambda b, x: b.apply("ADD", (x, b.input((1, 1, 1, 4))), b.like(x)),
-    "an axis other than the batch": lambda b, x: b.apply("CONCATENATION", (x, x), b.like(x), axis=0),
+    "an axis other than the batch": lambda b, x: b.apply(
+        "CONCATENATION", (x, x), b.like(x), axis=0
+    ),
     "a batch of 1": lambda b, x: b.reshape(x, (2, 72)),
     "144 elements": lambda b, x: b.reshape(x, (1, 143)),
     "no batch padding": lambda b, x: b.pad(x, [(0, 0), (0, -1), (0, 0), (0, 0)]),
-    "activations, then constants": lambda b, x: b.apply("ADD", (x, b.constant(np.ones((1, 6, 6, 4), np.int8),
-                                                                             np.float32([1]))), b.like(x)),
+    "activations, then constants": lambda b, x: b.apply(
+        "ADD", (x, b.constant(np.ones((1, 6, 6, 4), np.int8), np.float32([1]))), b.like(x)
+    ),
     "1 to 1 inputs": lambda b, x: b.apply("RELU", (x, x), b.like(x)),
     "int32 accumulator": lambda b, x: b.apply(
-        "FULLY_CONNECTED", (b.reshape(x, (1, 144)), b.constant(np.ones((1, 144), np.int8), np.float32([1])),
-                            b.constant(np.int32([2**31 - 1]), np.float32([1]))), b.activation((1, 1), 1, 0)),
+        "FULLY_CONNECTED",
+        (
+            b.reshape(x, (1, 144)),
+            b.constant(np.ones((1, 144), np.int8), np.float32([1])),
+            b.constant(np.int32([2**31 - 1]), np.float32([1])),
+        ),
+        b.activation((1, 1), 1, 0),
+    ),
 }
 
 

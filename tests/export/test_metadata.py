@@ -17,7 +17,9 @@ def program():
 
 
 def test_round_trip_through_file_and_bytes(program, tmp_path):
-    metadata = build_metadata(program, "keras_lowbit 0.1.0", calibration={"samples": 256, "note": "größe"})
+    metadata = build_metadata(
+        program, "keras_lowbit 0.1.0", calibration={"samples": 256, "note": "größe"}
+    )
     blob = flatbuffer.write(program, metadata)
     path = tmp_path / "model.tflite"
     path.write_bytes(blob)
@@ -34,13 +36,28 @@ def test_entries_decode_the_containers(bits):
     program = build.program(linear)
     entries = build_metadata(program, "test")["tensors"]
     assert entries[relu] == {
-        "index": list(program.tensors).index(relu), "bits": bits, "scheme": "asym", "granularity": "tensor", "axis": 0,
-        "container": "int8", "shift": 0, "offset": 128 - 2**bits, "qmin": 128 - 2**bits, "qmax": 127,
-        "zero_point_b": 0, "method": ""}
+        "index": list(program.tensors).index(relu),
+        "bits": bits,
+        "scheme": "asym",
+        "granularity": "tensor",
+        "axis": 0,
+        "container": "int8",
+        "shift": 0,
+        "offset": 128 - 2**bits,
+        "qmin": 128 - 2**bits,
+        "qmax": 127,
+        "zero_point_b": 0,
+        "method": "",
+    }
     assert entries[linear]["offset"] == -128 and entries[linear]["qmax"] == 2**bits - 129
     weights = program.tensors[program.ops[0].inputs[1]]
     entry = entries[weights.name]
-    assert (entry["bits"], entry["scheme"], entry["granularity"], entry["shift"]) == (bits, "sym", "channel", 8 - bits)
+    assert (entry["bits"], entry["scheme"], entry["granularity"], entry["shift"]) == (
+        bits,
+        "sym",
+        "channel",
+        8 - bits,
+    )
     assert entry["method"] == "random"
     codes = (weights.data.astype(int) - entry["offset"]) >> entry["shift"]
     assert np.abs(codes).max() < 2 ** (bits - 1)
@@ -73,8 +90,10 @@ def test_a_foreign_model_says_so(program):
         read_metadata(flatbuffer.write(program))
 
 
-@pytest.mark.parametrize(("metadata", "message"), [({"format": 99}, "another format than 1.*Received: 99"),
-                                                   ([1], "another format than 1")])
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [({"format": 99}, "another format than 1.*Received: 99"), ([1], "another format than 1")],
+)
 def test_another_metadata_format_says_so(program, metadata, message):
     with pytest.raises(ValueError, match=message):
         read_metadata(flatbuffer.write(program, metadata))

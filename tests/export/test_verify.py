@@ -10,7 +10,9 @@ from keras_lowbit.export import flatbuffer, runtimes
 from keras_lowbit.export.ir import Program
 from keras_lowbit.export.verify import RuntimeResult, Verification, verify
 
-needs_tflm = pytest.mark.skipif("tflm" not in runtimes.available(), reason="tflite_micro is not installed")
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
 
 
 def network():
@@ -21,8 +23,12 @@ def network():
 
 
 def replace(program, name, **changes):
-    return Program({**program.tensors, name: dataclasses.replace(program.tensors[name], **changes)}, program.ops,
-                   program.inputs, program.outputs)
+    return Program(
+        {**program.tensors, name: dataclasses.replace(program.tensors[name], **changes)},
+        program.ops,
+        program.inputs,
+        program.outputs,
+    )
 
 
 @needs_tflm
@@ -57,7 +63,9 @@ def test_a_flatbuffer_of_other_weights_is_caught():
     name = program.ops[0].inputs[1]
     data = program.tensors[name].data.copy()
     data[0] = -data[0]
-    result = verify(program, flatbuffer.write(replace(program, name, data=data)), random_inputs(program, 3))
+    result = verify(
+        program, flatbuffer.write(replace(program, name, data=data)), random_inputs(program, 3)
+    )
     tflm = result.runtimes["tflm"]
     assert not result.ok and "NOT PROVEN EXACT" in str(result)
     assert tflm.mismatches > 0 and tflm.max_difference > 1
@@ -80,18 +88,23 @@ def result_with(**changes):
     return dataclasses.replace(RuntimeResult(0, 10, 0, 0, None, {}, ()), **changes)
 
 
-@pytest.mark.parametrize(("by_runtime", "ok"), [
-    ({}, False),
-    ({"tflm": {}}, True),
-    ({"tflm": {"mismatches": 1}, "litert_ref": {}}, False),
-    ({"tflm": {"off_grid": ("x",)}}, False),
-    ({"tflm": {}, "litert": {"mismatches": 5, "max_difference": 3}}, True),
-    ({"litert_ref": {"mismatches": 5, "max_difference": 1}}, True),
-    ({"litert_ref": {"mismatches": 5, "max_difference": 2}}, False),
-    ({"litert_ref": {"off_grid": ("x",)}}, False),
-])
+@pytest.mark.parametrize(
+    ("by_runtime", "ok"),
+    [
+        ({}, False),
+        ({"tflm": {}}, True),
+        ({"tflm": {"mismatches": 1}, "litert_ref": {}}, False),
+        ({"tflm": {"off_grid": ("x",)}}, False),
+        ({"tflm": {}, "litert": {"mismatches": 5, "max_difference": 3}}, True),
+        ({"litert_ref": {"mismatches": 5, "max_difference": 1}}, True),
+        ({"litert_ref": {"mismatches": 5, "max_difference": 2}}, False),
+        ({"litert_ref": {"off_grid": ("x",)}}, False),
+    ],
+)
 def test_what_counts_as_ok(by_runtime, ok):
-    verification = Verification({name: result_with(**changes) for name, changes in by_runtime.items()}, 1)
+    verification = Verification(
+        {name: result_with(**changes) for name, changes in by_runtime.items()}, 1
+    )
     assert verification.ok is ok
 
 
@@ -128,10 +141,13 @@ def test_the_arena_grows_until_the_model_fits(monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("runtime", "shape", "message"), [
-    ("tflite", (1, 8, 8, 3), "`runtime` must be one of"),
-    ("litert", (1, 8, 8, 4), "`inputs` must be a list of int8 arrays"),
-])
+@pytest.mark.parametrize(
+    ("runtime", "shape", "message"),
+    [
+        ("tflite", (1, 8, 8, 3), "`runtime` must be one of"),
+        ("litert", (1, 8, 8, 4), "`inputs` must be a list of int8 arrays"),
+    ],
+)
 def test_unfit_calls_are_refused(runtime, shape, message):
     with pytest.raises(ValueError, match=message):
         runtimes.run(flatbuffer.write(network()), runtime, [np.zeros(shape, np.int8)])

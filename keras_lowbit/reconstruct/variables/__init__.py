@@ -10,7 +10,7 @@ from keras_lowbit.reconstruct.variables.adaround import AdaRound
 from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.lsq import LSQ
 
-__all__ = ["AdaQuant", "AdaRound", "Grid", "LSQ", "OptimizationVariable", "get"]
+__all__ = ["LSQ", "AdaQuant", "AdaRound", "Grid", "OptimizationVariable", "get"]
 
 _BY_NAME: dict[str, type[OptimizationVariable]] = {v.name: v for v in (AdaQuant, AdaRound, LSQ)}
 

@@ -1,0 +1,64 @@
+"""Kernels and biases as the integers of the exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_lowbit.config import TensorSpec
+from keras_lowbit.export import ir
+
+
+def kernel_codes(name: str, spec: TensorSpec, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Codes of the kernel of layer ``name``, int32, in Keras' layout.
+
+    Raises:
+      ValueError: a scale that is not a positive, normal number.
+    """
+    scale = values[f"{name}/kernel_scale"]
+    if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
+        raise ValueError(
+            "Weight scales must be positive, normal float32 numbers; check the layer's weights. "
+            f"Received: scales from {scale.min()} to {scale.max()} of the kernel of {name!r}"
+        )
+    kernel = values[f"{name}/kernel"]
+    return np.clip(np.floor(kernel / scale + 0.5), spec.qmin, spec.qmax).astype(np.int32)
+
+
+def kernel_and_bias(
+    name: str,
+    codes: np.ndarray,
+    axis: int,
+    spec: TensorSpec,
+    values: Mapping[str, np.ndarray],
+    source: ir.Tensor,
+    method: str,
+) -> tuple[ir.Tensor, ir.Tensor]:
+    """The constant tensors of a convolution or dense layer.
+
+    Args:
+      name: of the layer.
+      codes: its kernel in TFLite's layout.
+      axis: of that layout which counts output channels.
+      spec: the kernel's grid.
+      values: by the names of ``Student.variables``.
+      source: the tensor it reads, whose scale the bias depends on.
+      method: how the kernel was found, for the metadata.
+
+    Raises:
+      ValueError: a bias that overflows int32.
+    """
+    scale = values[f"{name}/kernel_scale"].reshape(-1)
+    data, aligned, shift = ir.align_weights(codes, scale, spec.bits)
+    limit = spec.qmax << shift
+    kernel = ir.Tensor(
+        f"{name}/kernel", data.shape, aligned, 0, spec.bits, -limit, limit,
+        data=np.ascontiguousarray(data), axis=axis, method=method, shift=shift,
+    )  # fmt: skip
+    floats = values.get(f"{name}/bias", np.zeros(len(scale), np.float32))
+    input_scale = float(np.asarray(source.scale)[0])
+    integers, bias_scale = ir.quantize_bias(floats, input_scale, aligned, name)
+    ends = (-(2**31), 2**31 - 1)
+    bias = ir.Tensor(f"{name}/bias", integers.shape, bias_scale, 0, 32, *ends, "int32", integers)
+    return kernel, bias
