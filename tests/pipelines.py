@@ -23,14 +23,12 @@ def ranges_only(bits: int, **fields: Any) -> PTQConfig:
     return PTQConfig.uniform(bits, **chosen)
 
 
-def quantized(
-    model: Any, config: PTQConfig, count: int = COUNT, **arguments: Any
-) -> QuantizedModel:
-    """``model`` quantized on standard normal samples, silently."""
-    data = networks.samples(model, count)
-    return keras_lowbit.quantize(
-        model, data if len(data) > 1 else data[0], config=config, **{"verbose": 0, **arguments}
-    )
+def quantized(model: Any, config: PTQConfig, data: Any = None, **arguments: Any) -> QuantizedModel:
+    """``model`` quantized silently; on standard normal samples unless there are ``data``."""
+    if data is None:
+        data = networks.samples(model, COUNT)
+        data = data if len(data) > 1 else data[0]
+    return keras_lowbit.quantize(model, data, config=config, **{"verbose": 0, **arguments})
 
 
 def prove(qmodel: QuantizedModel, folder: Path, count: int = 6) -> RuntimeResult:
@@ -57,7 +55,7 @@ def codes_by_tensor(
     values = networks.samples(qmodel.model, count, seed=7)
     inputs = qmodel.quantize_input(values if len(values) > 1 else values[0])
     reference = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
-    heads = student.placement.heads
+    heads = [name for name in student.placement.groups if name in reference]
     simulation = tf_keras.Model(student.model.inputs, [student.tensor(name) for name in heads])
     codes = {}
     for name, simulated in zip(heads, networks.outputs(simulation, values), strict=True):

@@ -18,13 +18,14 @@ from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.placement import fused_relu
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.reconstructor import relative_error
-from keras_lowbit.reconstruct.training import TunedBias, attach, train
+from keras_lowbit.reconstruct.training import TunedBias, attach, movable_groups, train
 from keras_lowbit.reconstruct.units import find_units
 from keras_lowbit.reconstruct.variables import LSQ, AdaQuant
 
 BIAS_LEARNING_RATE = 1e-3  # in units of the layer's output range
-KERNEL_LEARNING_RATE = 1e-2  # in units of the kernel's scale
-SCALE_LEARNING_RATE = 1e-3  # relative
+KERNEL_LEARNING_RATE = 3e-3  # in units of the kernel's scale
+KERNEL_SCALE_LEARNING_RATE = 3e-4  # relative
+RANGE_LEARNING_RATE = 1e-3  # relative
 
 
 def finetune(
@@ -64,9 +65,11 @@ def finetune(
     callbacks.on_reconstruct_begin({"units": [record["name"]]})
     callbacks.on_unit_begin(0, {"name": record["name"], "steps": config.tune_steps})
     biases = [_tuned_bias(student, name) for name in student.biases] if config.tune_bias else []
-    groups = {student.placement.groups[name] for name in (*network.inputs, *network.inner)}
-    kernels = AdaQuant(KERNEL_LEARNING_RATE, SCALE_LEARNING_RATE) if config.tune_network else None
-    ranges = LSQ(SCALE_LEARNING_RATE) if config.tune_network else None
+    groups = movable_groups(student, network)
+    kernels = (
+        AdaQuant(KERNEL_LEARNING_RATE, KERNEL_SCALE_LEARNING_RATE) if config.tune_network else None
+    )
+    ranges = LSQ(RANGE_LEARNING_RATE) if config.tune_network else None
     train(
         function, attach(student, network.layers, groups, kernels, ranges), biases, arrived, wanted,
         lambda outputs, batch: relative_error(outputs, batch, power),
@@ -76,7 +79,7 @@ def finetune(
         on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
     )  # fmt: skip
     record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
-    callbacks.on_unit_end(0, record)
+    callbacks.on_unit_end(0, dict(record))
     callbacks.on_reconstruct_end({})
     return record
 

@@ -18,7 +18,7 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction
-from keras_lowbit.reconstruct.training import attach, train
+from keras_lowbit.reconstruct.training import attach, movable_groups, train
 from keras_lowbit.reconstruct.units import Unit, find_units
 from keras_lowbit.reconstruct.variables import OptimizationVariable
 
@@ -96,7 +96,7 @@ class Reconstructor:
             function = UnitFunction(unit, student.model, student)
             wanted = UnitFunction(unit, teacher, None).map(targets.inputs_of(unit))
             arrived = cache.inputs_of(unit)
-            groups = _movable_groups(student, unit) - owned
+            groups = movable_groups(student, unit) - owned
             owned |= groups
             record = self._restore(student, index)
             if record is None:
@@ -134,7 +134,7 @@ class Reconstructor:
             on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
         )  # fmt: skip
         record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
-        self.callbacks.on_unit_end(index, record)
+        self.callbacks.on_unit_end(index, dict(record))
         return record
 
     def _save(
@@ -164,15 +164,3 @@ def relative_error(
         tf.reduce_mean(tf.square(output - target)) / scale
         for output, target, scale in zip(outputs, wanted, power, strict=True)
     ])  # fmt: skip
-
-
-def _movable_groups(student: Student, unit: Unit) -> set[str]:
-    """Activation quantizers that may move in this unit: all their tensors lie in it."""
-    inside = {*unit.inputs, *unit.inner}
-    groups = student.placement.groups
-    heads = student.placement.heads
-    return {
-        group
-        for group in {groups[name] for name in inside}
-        if all(name in inside for name in heads if groups[name] == group)
-    }

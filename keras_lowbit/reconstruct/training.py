@@ -14,6 +14,7 @@ from keras_lowbit._keras import keras
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.units import Unit
 from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.base import State
 
@@ -61,6 +62,16 @@ class TunedBias:
         return cls(bias, bias.value(), tf.constant(unit), tf.Variable(tf.zeros_like(bias)))
 
 
+def movable_groups(student: Student, unit: Unit) -> set[str]:
+    """Activation quantizers that may move in this unit: all their tensors lie in it, and the
+    runtimes do not fix their range."""
+    inside = {*unit.inputs, *unit.inner}
+    groups = student.placement.groups
+    fixed = {node.name for node in student.graph.nodes if node.kind in FIXED_RANGE}
+    elsewhere = {groups[h] for h in student.placement.heads if h not in inside or h in fixed}
+    return {groups[name] for name in inside} - elsewhere
+
+
 def attach(
     student: Student,
     layers: Iterable[str],
@@ -75,8 +86,7 @@ def attach(
         grid = Grid(quantizer.spec, quantizer.variables["scale"].value())
         state = weight.init(kernel.value(), grid)  # type: ignore[union-attr]
         attached.append(Attached(weight, quantizer, kernel, grid, state))  # type: ignore[arg-type]
-    movable = [name for name in sorted(groups) if student.graph[name].kind not in FIXED_RANGE]
-    for name in movable if activation else ():
+    for name in sorted(groups) if activation else ():
         moving = student.activation_quantizers[name]
         values = moving.variables
         grid = Grid(moving.spec, values["scale"].value(), values["zero_point"].value())

@@ -19,7 +19,7 @@ def get(identifier: Any) -> OptimizationVariable:
     """The variable for a name, a dict of name and arguments, or an instance.
 
     Raises:
-      ValueError: an unknown name or type.
+      ValueError: an unknown name, type or argument.
     """
     if isinstance(identifier, OptimizationVariable):
         return identifier
@@ -32,4 +32,10 @@ def get(identifier: Any) -> OptimizationVariable:
             f"Unknown optimization variable. Expected one of {sorted(_BY_NAME)} or an instance of "
             f"OptimizationVariable. Received: {identifier!r}"
         )
-    return _BY_NAME[name](**arguments)
+    try:
+        return _BY_NAME[name](**arguments)
+    except TypeError as error:  # an argument that does not exist
+        raise ValueError(
+            f"The optimization variable {name!r} cannot be made: {error}. Expected arguments like "
+            f"those of {_BY_NAME[name]()!r}. Received: {identifier!r}"
+        ) from error

@@ -36,8 +36,8 @@ class AdaRound(OptimizationVariable):
 
     def __init__(
         self,
-        learning_rate: float = 1e-2,
-        regularization: float = 1.0,
+        learning_rate: float = 0.1,
+        regularization: float = 30.0,
         warmup: float = 0.2,
         beta_start: float = 20.0,
         beta_end: float = 2.0,

@@ -71,6 +71,10 @@ class OptimizationVariable(abc.ABC):
         """Name and constructor arguments, JSON-able."""
         return {"name": self.name, **vars(self)}
 
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OptimizationVariable) and self.to_dict() == other.to_dict()
 

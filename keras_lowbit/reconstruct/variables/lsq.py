@@ -31,7 +31,7 @@ class LSQ(OptimizationVariable):
     name: ClassVar[str] = "lsq"
     targets: ClassVar[tuple[str, ...]] = ("weight", "activation")
 
-    def __init__(self, learning_rate: float = 1e-3) -> None:
+    def __init__(self, learning_rate: float = 1e-2) -> None:
         self.learning_rate = learning_rate
 
     def init(self, tensor: tf.Tensor | None, grid: Grid) -> State:

@@ -1,0 +1,125 @@
+"""Step 4: what moves, that the output error falls, and what is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networks
+import numpy as np
+import pipelines
+import pytest
+import tf_keras
+from networks import chain
+
+from keras_lowbit.callbacks import Callback, CallbackList, History
+from keras_lowbit.finetune.end_to_end import finetune
+from keras_lowbit.quantized_model import QuantizedModel
+
+STEPS = 60
+
+
+def calibrated(bits: int = 3, network: networks.Network = networks.residual) -> QuantizedModel:
+    return pipelines.quantized(networks.randomize(network(tf_keras)), pipelines.ranges_only(bits))
+
+
+def tune(qmodel: QuantizedModel, *callbacks: Callback, **fields: Any) -> dict[str, Any]:
+    data = networks.samples(qmodel.model, 96)
+    inputs = dict(zip(qmodel.student.graph.inputs, data, strict=True))
+    config = pipelines.ranges_only(3, **{"tune_steps": STEPS, **fields})
+    return finetune(qmodel.student, qmodel.teacher, inputs, config, CallbackList(callbacks))
+
+
+def changed(qmodel: QuantizedModel, before: dict[str, np.ndarray]) -> set[str]:
+    """The kinds of values that differ: "bias", "kernel", "kernel_scale" ..."""
+    after = qmodel.student.values()
+    return {name.split("/")[1] for name in before if not np.array_equal(before[name], after[name])}
+
+
+def test_bias_tuning_moves_biases_only() -> None:
+    qmodel = calibrated()
+    before = qmodel.student.values()
+    record = tune(qmodel, tune_network=False)
+    assert changed(qmodel, before) == {"bias"}
+    assert record["error_after"] < 0.95 * record["error_before"]
+    after = qmodel.student.values()
+    for name in qmodel.student.biases:
+        assert not np.array_equal(before[f"{name}/bias"], after[f"{name}/bias"]), name
+
+
+def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None:
+    qmodel = calibrated()
+    before = qmodel.student.values()
+    record = tune(qmodel, tune_network=True)
+    assert changed(qmodel, before) >= {"bias", "kernel", "kernel_scale", "output_scale"}
+    assert record["error_after"] < 0.95 * record["error_before"]
+    for name, quantizer in qmodel.student.weight_quantizers.items():
+        kernel = qmodel.student.kernels[name].numpy()
+        scale = quantizer.variables["scale"].numpy()
+        codes = np.rint(kernel / scale)
+        np.testing.assert_array_equal(kernel, codes * scale, name)
+        assert np.abs(codes).max() <= quantizer.spec.qmax
+        assert quantizer.rule is None
+    assert all(q.rule is None for q in qmodel.student.activation_quantizers.values())
+
+
+def test_without_bias_tuning_biases_stay() -> None:
+    qmodel = calibrated()
+    before = qmodel.student.values()
+    tune(qmodel, tune_bias=False)
+    assert "bias" not in changed(qmodel, before)
+
+
+@pytest.mark.parametrize("fields", [{"tune_steps": 0}, {"tune_bias": False, "tune_network": False}])
+def test_nothing_to_do(fields: dict[str, Any]) -> None:
+    qmodel, history = calibrated(), History()
+    before = qmodel.student.values()
+    record = tune(qmodel, history, **fields)
+    assert record["error_before"] == record["error_after"] > 0
+    assert changed(qmodel, before) == set()
+    assert history.units == []
+
+
+def test_a_network_without_biases() -> None:
+    """No bias to tune: nothing happens, and nothing breaks."""
+    network = chain((6,), lambda k: k.Dense(4, use_bias=False, name="only"))
+    qmodel = calibrated(network=network)
+    before = qmodel.student.values()
+    record = tune(qmodel, tune_network=False)
+    assert record["error_before"] == record["error_after"]
+    assert changed(qmodel, before) == set()
+
+
+def test_the_record_is_what_the_model_gives() -> None:
+    """Before its softmax, relative to the float model's mean square."""
+    qmodel = calibrated(network=networks.two_outputs)
+    history = History()
+    record = tune(qmodel, history)
+    assert {**history.units[0]} == {"unit": 0, **record}
+    student, data = qmodel.student, networks.samples(qmodel.model, 96)
+    wanted = networks.outputs(qmodel.teacher, data)
+    model = tf_keras.Model(student.model.inputs, [student.tensor(n) for n in ("left", "right")])
+    error = sum(
+        float(np.mean((output - target) ** 2) / np.mean(target**2))
+        for output, target in zip(networks.outputs(model, data), wanted, strict=True)
+    )
+    # The record looks at the outputs before their own 8-bit quantizers.
+    assert record["error_after"] == pytest.approx(error, rel=0.05)
+
+
+def test_two_runs_are_the_same() -> None:
+    network = chain(
+        (5, 5, 2), lambda k: k.Conv2D(4, 3, name="a"), lambda k: k.Conv2D(2, 3, name="b")
+    )
+    first, second = calibrated(network=network), calibrated(network=network)
+    assert tune(first) == tune(second)
+    assert changed(first, second.student.values()) == set()
+
+
+def test_sigmoids_inside_keep_their_range() -> None:
+    network = chain(
+        (6,), lambda k: k.Dense(8, activation="sigmoid", name="gate"),
+        lambda k: k.Dense(4, name="last"),
+    )  # fmt: skip
+    qmodel = calibrated(network=network)
+    tune(qmodel)
+    assert qmodel.student.values()["gate_sigmoid/output_scale"] == np.float32(1 / 256)

@@ -1,0 +1,105 @@
+"""AdaRound, against every possible rounding."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from test_variables import VariableContract
+
+from keras_lowbit.config import TensorSpec
+from keras_lowbit.reconstruct.variables import AdaRound, Grid
+
+
+class TestAdaRound(VariableContract):
+    variable = AdaRound(learning_rate=0.1, regularization=0.01)
+
+    def start(self, kernel: tf.Tensor, grid: Grid) -> tuple[tf.Tensor, float]:
+        """The weights themselves, inside the grid."""
+        ends = grid.spec.qmin * grid.scale, grid.spec.qmax * grid.scale
+        return tf.clip_by_value(kernel, *ends), 1e-4
+
+
+def error(x: np.ndarray, weights: np.ndarray, rounded: np.ndarray) -> float:
+    """Mean squared error of the output."""
+    return float(np.mean((x @ (rounded - weights)) ** 2))
+
+
+def grid_of(bits: int, scale: float = 0.25) -> Grid:
+    return Grid(TensorSpec(bits, symmetric=True), tf.constant([[scale]]))
+
+
+def optimised(variable: AdaRound, x: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:
+    """Weights after 1000 plain Adam steps on the output error, relative to its start."""
+    state = variable.init(tf.constant(weights), grid)
+    optimizer = tf_keras.optimizers.Adam(variable.learning_rate)
+    inputs = tf.constant(x, tf.float32)
+    nearest = error(x, weights, grid.nearest(weights).numpy())
+
+    @tf.function
+    def step(progress: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            soft = variable.quantize(tf.constant(weights), grid, state)
+            loss = tf.reduce_mean((inputs @ (soft - weights)) ** 2) / nearest
+            loss += variable.penalty(state, progress)
+        optimizer.apply_gradients([(tape.gradient(loss, state["logits"]), state["logits"])])
+
+    for progress in np.linspace(0.0, 1.0, 1000):
+        step(tf.constant(progress, tf.float32))
+    hard, same = variable.harden(tf.constant(weights), grid, state)
+    assert same == grid
+    return hard.numpy()
+
+
+def test_near_the_best_of_all_roundings() -> None:
+    """Eight weights, correlated inputs: 256 roundings. The error is never above twice the least and
+    mostly within a fifth of it; nearest rounding is never better, and mostly worse."""
+    near, better = 0, 0
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        x = generator.normal(size=(256, 8)) @ generator.normal(size=(8, 8))
+        x = (x + 2 * generator.normal(size=(256, 1))).astype(np.float32)
+        weights = generator.normal(0.0, 0.4, (8, 1)).astype(np.float32)
+        grid = grid_of(4)
+        below = np.floor(weights / 0.25)
+        choices = (np.reshape(up, (8, 1)) for up in itertools.product((0, 1), repeat=8))
+        best = min(error(x, weights, 0.25 * np.clip(below + up, -7, 7)) for up in choices)
+        nearest = error(x, weights, grid.nearest(weights).numpy())
+        found = error(x, weights, optimised(AdaRound(), x, weights, grid))
+        assert best * (1 - 1e-5) <= found <= min(2 * best, nearest * (1 + 1e-5))
+        near += found < 1.2 * best
+        better += found < 0.999 * nearest
+    assert near >= 8
+    assert better >= 7
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_penalty_drives_every_weight_to_a_side(bits: int) -> None:
+    """With no loss but the penalty, each weight goes where it already leans."""
+    codes = np.array([-0.8, -0.6, -0.3, -0.1, 0.2, 0.4, 0.7, 0.9], np.float32)[:, None]
+    grid = grid_of(bits)
+    hard = optimised(AdaRound(regularization=1e4), np.ones((1, 8), np.float32), 0.25 * codes, grid)
+    np.testing.assert_array_equal(hard, 0.25 * np.rint(codes))
+
+
+def test_no_penalty_during_the_warmup() -> None:
+    variable = AdaRound(warmup=0.5)
+    state = variable.init(tf.constant([[0.1]]), grid_of(4))
+    by_progress = [float(variable.penalty(state, tf.constant(p))) for p in (0.0, 0.49, 0.5, 1.0)]
+    assert by_progress[:2] == [0.0, 0.0]
+    assert by_progress[2] > by_progress[3] > 0.0  # the smaller the exponent, the steeper
+
+
+def test_only_neighbours_are_reached() -> None:
+    """Whatever the logits, a weight becomes the code below or above."""
+    weights = np.random.default_rng(0).normal(0.0, 0.5, (20, 1)).astype(np.float32)
+    grid = grid_of(3)
+    for logit in (-50.0, 50.0):
+        state = {"logits": tf.Variable(tf.fill((20, 1), logit))}
+        hard, _ = AdaRound().harden(tf.constant(weights), grid, state)
+        expected = np.floor(weights / 0.25) + (logit > 0)
+        np.testing.assert_array_equal(hard, 0.25 * np.clip(expected, -3, 3))
+        np.testing.assert_array_equal(hard, AdaRound().quantize(weights, grid, state))

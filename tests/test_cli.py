@@ -1,0 +1,163 @@
+"""The command line: a file comes out, mistakes say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+import tf_keras
+from absl import flags
+from absl.testing import flagsaver
+from networks import chain
+
+import keras_lowbit
+from keras_lowbit import cli
+
+Command = Callable[..., tuple[int, str, str]]
+
+network = chain(
+    (5, 5, 2), lambda k: k.Conv2D(4, 3, activation="relu", name="first"), lambda k: k.Flatten(),
+    lambda k: k.Dense(3, name="last"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a model, samples and a short configuration."""
+    monkeypatch.chdir(tmp_path)
+    model = networks.randomize(network(tf_keras))
+    model.save("model.keras")
+    x = networks.samples(model, 40)[0]
+    np.save("x.npy", x)
+    np.savez("one.npz", images=x)
+    np.savez("two.npz", images=x, labels=np.zeros(40))
+    config = keras_lowbit.PTQConfig(weight_bits=3, optimize=(), tune_steps=0)
+    Path("config.json").write_text(config.to_json())
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs ``python -m keras_lowbit ...`` in this process; exit status, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["keras_lowbit", *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit_:
+            flags.FLAGS.unparse_flags()
+            cli.run()
+        shown = capsys.readouterr()
+        return exit_.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+def test_quantize_verify_and_inspect(folder: Path, command: Command) -> None:
+    shared = ("--output=out/m.tflite", "--calib=x.npy", "--saved=out/saved")
+    status, shown, _ = command(
+        "quantize", "--model=model.keras", "--config=config.json", "--verbose=0", *shared
+    )
+    assert status == 0
+    for words in ("first", "3 bit", "out/m.tflite: ", "exact"):
+        assert words in shown
+    blob = (folder / "out/m.tflite").read_bytes()
+    x = np.load("x.npy")
+    config = keras_lowbit.PTQConfig.from_json(Path("config.json").read_text())
+    model = tf_keras.models.load_model("model.keras")
+    keras_lowbit.quantize(model, x, config=config, verbose=0).export("expected.tflite")
+    assert blob == Path("expected.tflite").read_bytes()
+
+    status, shown, _ = command("verify", *shared, "--verify_samples=5")
+    assert status == 0
+    assert "5 samples: exact" in shown
+    status, shown, _ = command("inspect", "--output=out/m.tflite")
+    assert status == 0
+    assert json.loads(shown) == keras_lowbit.read_metadata("out/m.tflite")
+
+    status, _, error = command("quantize", "--model=model.keras", *shared)
+    assert status == 1
+    assert "pass --overwrite" in error
+    assert (folder / "out/m.tflite").read_bytes() == blob
+
+
+def test_a_file_that_is_not_the_saved_models_fails(folder: Path, command: Command) -> None:
+    model = tf_keras.models.load_model("model.keras")
+    config = keras_lowbit.PTQConfig(optimize=(), tune_steps=0)
+    for name, shift in (("a", 0.0), ("b", 0.5)):
+        model.set_weights([w + shift for w in model.get_weights()])
+        qmodel = keras_lowbit.quantize(model, np.load("x.npy"), config=config, verbose=0)
+        qmodel.export(f"{name}.tflite")
+        qmodel.save(name)
+    status, shown, _ = command("verify", "--saved=a", "--output=b.tflite", "--calib=x.npy")
+    assert status == 1
+    assert "NOT PROVEN EXACT" in shown
+
+
+@pytest.mark.parametrize("calib", [["--calib=one.npz"], ["--calib=two.npz", "--calib_key=images"]])
+def test_archives(folder: Path, command: Command, calib: list[str]) -> None:
+    status, shown, _ = command(
+        "quantize", "--model=model.keras", "--config=config.json", "--output=m.tflite",
+        "--verify_samples=0", "--verbose=0", *calib,
+    )  # fmt: skip
+    assert status == 0
+    assert "exact" not in shown
+    assert (folder / "m.tflite").exists()
+
+
+QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((), 2, "Usage: .*quantize|verify|inspect.*Received: no command"),
+        (("compress",), 2, "Usage: .*Received: compress"),
+        (("quantize", "inspect"), 2, "Usage: .*Received: quantize inspect"),
+        (("quantize", "--model=m"), 1, "needs --calib, --output"),
+        (("verify",), 1, "needs --saved, --output, --calib"),
+        (("inspect",), 1, "needs --output"),
+        (("inspect", "--output=none.tflite"), 1, "Cannot read the model file.*none.tflite"),
+        (("quantize", "--model=no", "--output=m", "--calib=x.npy"), 1, "no model at this path"),
+        ((*QUANTIZE, "--calib=none.npy"), 1, "calibration file cannot be read.*none.npy"),
+        ((*QUANTIZE, "--calib=two.npz"), 1, "--calib_key.*'images', 'labels'"),
+        ((*QUANTIZE, "--calib=one.npz", "--calib_key=x"), 1, "--calib_key.*Received: 'x'"),
+        ((*QUANTIZE, "--calib=x.npy", "--config=none.json"), 1, "configuration.*none.json"),
+        ((*QUANTIZE, "--calib=x.npy", "--config=bad.json"), 1, "no such field.*'wieght_bits'"),
+        ((*QUANTIZE, "--calib=x.npy", "--config=model.json"), 1, "is a JSON object"),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--config=config.json", "--weight_bits=4"),
+            1,
+            "twice: set --weight_bits in the --config file",
+        ),
+        ((*QUANTIZE, "--calib=x.npy", "--weight_bits=9"), 1, "weight_bits.*9"),
+        (("inspect", "--outptu=m.tflite"), 1, "Unknown command line flag 'outptu'"),
+    ],
+)
+def test_mistakes(
+    folder: Path, command: Command, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    Path("bad.json").write_text('{"wieght_bits": 4}')
+    Path("model.json").write_text("{model")
+    received, _, error = command(*arguments)
+    assert received == status
+    assert re.search(message, error.replace("\n", " ")), error
+    assert not (folder / "m.tflite").exists()
+
+
+def test_as_a_program(folder: Path) -> None:
+    program = [sys.executable, "-m", "keras_lowbit"]
+    done = subprocess.run(
+        [*program, *QUANTIZE, "--calib=x.npy", "--config=config.json", "--verbose=0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "samples: exact" in done.stdout
+    done = subprocess.run([*program, "--help"], capture_output=True, text=True, check=False)
+    for words in ("keras_lowbit quantize --model", "--weight_bits", "--checkpoint_dir"):
+        assert words in done.stdout

@@ -1,0 +1,389 @@
+"""``quantize`` and the model it returns, from every kind of input to the bytes of the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras as keras3
+import networks
+import numpy as np
+import pipelines
+import pytest
+import tensorflow as tf
+import tf_keras
+from ai_edge_litert import schema_py_generated as schema
+from networks import chain
+
+import keras_lowbit
+from keras_lowbit import PTQConfig, UnsupportedModelError, variables
+from keras_lowbit.callbacks import Callback
+
+SHORT = PTQConfig(weight_bits=3, activation_bits=4, steps=4, tune_steps=4)
+RANGES = pipelines.ranges_only(4)
+
+small = chain(
+    (5, 5, 2), lambda k: k.Conv2D(4, 3, name="first"), lambda k: k.BatchNormalization(name="norm"),
+    lambda k: k.ReLU(name="first_relu"), lambda k: k.Flatten(name="flat"),
+    lambda k: k.Dense(3, activation="softmax", name="last"),
+)  # fmt: skip
+
+
+def make(network: networks.Network = small, keras: Any = tf_keras) -> Any:
+    return networks.randomize(network(keras))
+
+
+def exported(qmodel: keras_lowbit.QuantizedModel, folder: Path) -> bytes:
+    qmodel.export(folder / "bytes.tflite")
+    return (folder / "bytes.tflite").read_bytes()
+
+
+# ---- the same result
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    files = [exported(pipelines.quantized(make(), SHORT, seed=s), tmp_path) for s in (5, 5, 6)]
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("network", [small, networks.residual])
+def test_both_flavours_of_keras_give_the_same_bytes(
+    network: networks.Network, tmp_path: Path
+) -> None:
+    data = networks.samples(make(network), 48)[0]
+    files = [
+        exported(pipelines.quantized(make(network, keras), SHORT, data), tmp_path)
+        for keras in (tf_keras, keras3)
+    ]
+    assert files[0] == files[1]
+
+
+def test_how_the_samples_come_makes_no_difference(tmp_path: Path) -> None:
+    model = make()
+    x = networks.samples(model, 50)[0]
+    dataset = tf.data.Dataset.from_tensor_slices((x, np.zeros(50)))
+    kinds = [x, dataset.batch(7), dataset.batch(50), list(x), iter(x), {"image": x}]
+    files = {exported(pipelines.quantized(model, SHORT, kind), tmp_path) for kind in kinds}
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "keras3"])
+def test_the_callers_model_is_left_alone(keras: Any) -> None:
+    model = make(networks.residual, keras)
+    model.compile("sgd", "mse")
+    image = networks.samples(model)
+    before = [np.array(w) for w in model.get_weights()], networks.outputs(model, image)
+    config, layers = model.get_config(), [id(layer) for layer in model.layers]
+    pipelines.quantized(model, SHORT)
+    after = [np.array(w) for w in model.get_weights()], networks.outputs(model, image)
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old, new, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert model.get_config() == config
+    assert [id(layer) for layer in model.layers] == layers
+    assert model.trainable
+    assert all(layer.trainable for layer in model.layers)
+
+
+def test_callbacks_do_not_decide(tmp_path: Path) -> None:
+    alone = pipelines.quantized(make(), SHORT)
+    watched = pipelines.quantized(make(), SHORT, callbacks=[keras_lowbit.callbacks.History()])
+    assert exported(alone, tmp_path) == exported(watched, tmp_path)
+
+
+# ---- what comes in
+
+
+@pytest.mark.parametrize(
+    ("keras", "name"),
+    [(tf_keras, "m.h5"), (tf_keras, "m.keras"), (tf_keras, "folder"), (keras3, "m.keras")],
+)
+def test_a_path(keras: Any, name: str, tmp_path: Path) -> None:
+    model = make(keras=keras)
+    model.save(tmp_path / name)
+    loaded = pipelines.quantized(tmp_path / name, RANGES, networks.samples(model, 40)[0])
+    direct = pipelines.quantized(model, RANGES, networks.samples(model, 40)[0])
+    assert exported(loaded, tmp_path) == exported(direct, tmp_path)
+
+
+def test_bits_as_arguments() -> None:
+    model = make()
+    x = networks.samples(model, 40)[0]
+    config = {"optimize": (), "tune_steps": 0}
+    default = pipelines.quantized(model, PTQConfig(**config), x)
+    assert (default.config.weight_bits, default.config.activation_bits) == (4, 8)
+    with pytest.raises(ValueError, match="Bits are given twice.*weight_bits=4"):
+        keras_lowbit.quantize(model, x, 4, config=PTQConfig())
+    with pytest.raises(ValueError, match="`weight_bits` must be.*weight_bits=9"):
+        keras_lowbit.quantize(model, x, weight_bits=9)
+    with pytest.raises(ValueError, match="must be a PTQConfig. Received: dict"):
+        keras_lowbit.quantize(model, x, config={"weight_bits": 4})
+
+
+class NeverCalled(Callback):
+    def on_reconstruct_begin(self, logs: Any = None) -> None:
+        raise RuntimeError("work has begun")
+
+
+def test_mistakes_show_before_any_work() -> None:
+    def unread() -> Any:
+        raise RuntimeError("the data were read")
+        yield
+
+    network = chain(
+        (5, 5, 2), lambda k: k.Conv2DTranspose(2, 3, name="up"), lambda k: k.ELU(name="elu")
+    )
+    with pytest.raises(UnsupportedModelError, match=r"(?s)2 layer.*up: Conv2DTranspose.*elu: ELU"):
+        keras_lowbit.quantize(make(network), unread())
+    x = networks.samples(make(), 40)[0]
+    for optimize in (("adaround", "adaquant"), ("nonsense",)):
+        config = PTQConfig(optimize=optimize)
+        with pytest.raises(ValueError, match="optimiz"):
+            pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
+
+
+def test_few_samples_warn_when_calibrating_only(tmp_path: Path) -> None:
+    model = make()
+    x = networks.samples(model, 8)[0]
+    with pytest.warns(UserWarning, match="only 8 calibration samples") as caught:
+        qmodel = keras_lowbit.quantize(model, x, config=RANGES, verbose=0)
+    assert Path(caught[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qmodel.export(tmp_path / "m.tflite")
+        qmodel.verify(tmp_path / "m.tflite", x[:2])
+        qmodel.quantize_input(x[:1])
+
+
+def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    pipelines.quantized(make(networks.residual), SHORT)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_progress(verbose: int, capsys: pytest.CaptureFixture[str]) -> None:
+    pipelines.quantized(make(), SHORT, verbose=verbose)
+    shown = capsys.readouterr().out
+    for line in ("Unit 1/2: first", "Unit 2/2: last", "end to end", "error_after"):
+        assert line in shown
+
+
+# ---- what comes out
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_several_inputs_and_outputs(bits: int, tmp_path: Path) -> None:
+    def network(keras: Any) -> Any:
+        layers = keras.layers
+        image, speed = keras.Input((6, 6, 2), name="image"), keras.Input((3,), name="speed")
+        seen = layers.Conv2D(4, 3, activation="relu", name="see")(image)
+        seen = layers.GlobalAveragePooling2D(name="pool")(seen)
+        joined = layers.Concatenate(name="join")([seen, layers.Dense(4, name="feel")(speed)])
+        outputs = [layers.Dense(3, name="steer")(joined), layers.Dense(2, name="brake")(speed)]
+        return keras.Model([speed, image], outputs)
+
+    qmodel = pipelines.quantized(make(network), PTQConfig.uniform(bits, steps=3, tune_steps=3))
+    pipelines.prove(qmodel, tmp_path)
+    speed, image = networks.samples(qmodel.model, 4)
+    assert (speed.shape, image.shape) == ((4, 3), (4, 6, 6, 2))
+    verification = qmodel.verify(tmp_path / "model.tflite", {"image": image, "speed": speed})
+    assert verification.ok
+    assert [o.shape for o in qmodel.model.predict([speed, image], verbose=0)] == [(4, 3), (4, 2)]
+
+
+def test_verify_reads_a_generator_once(tmp_path: Path) -> None:
+    qmodel = pipelines.quantized(make(), RANGES)
+    qmodel.export(tmp_path / "m.tflite")
+    verification = qmodel.verify(tmp_path / "m.tflite", iter(networks.samples(qmodel.model, 5)[0]))
+    assert verification.ok
+    assert verification.samples == 5
+    with pytest.raises(ValueError, match=r"No such file.*none\.tflite"):
+        qmodel.verify(tmp_path / "none.tflite", networks.samples(qmodel.model, 5)[0])
+
+
+def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
+    """It predicts, evaluates and learns; what it has learned is what is exported."""
+    qmodel = pipelines.quantized(make(), RANGES)
+    x = networks.samples(qmodel.model, 64)[0]
+    labels = (x.sum((1, 2, 3)) > 0).astype(int)
+    assert isinstance(qmodel.model, tf_keras.Model)
+    qmodel.model.compile(tf_keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    before, first = qmodel.model.evaluate(x, labels, verbose=0), exported(qmodel, tmp_path)
+    qmodel.model.fit(x, labels, epochs=4, batch_size=16, verbose=0)
+    assert qmodel.model.evaluate(x, labels, verbose=0) < before
+    second = exported(qmodel, tmp_path)
+    assert first != second
+    pipelines.prove(qmodel, tmp_path)
+    np.testing.assert_allclose(
+        qmodel.model.predict(x, verbose=0), networks.outputs(qmodel.model, [x])[0], atol=1 / 256
+    )
+    simulated, reference = pipelines.codes_by_tensor(qmodel)["first_relu"]
+    assert np.abs(simulated - reference).max() <= 1
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    "optimize",
+    [("adaround", "lsq"), (), [variables.AdaQuant(learning_rate=0.02), variables.LSQ(2e-3)]],
+    ids=["names", "none", "instances"],
+)
+def test_saved_and_loaded_is_the_same(optimize: Any, tmp_path: Path) -> None:
+    config = PTQConfig(
+        weight_bits=3, activation_bits=4, layer_bits={"classifier": (5, 6)}, optimize=optimize, steps=3,
+        tune_steps=3,
+    )  # fmt: skip
+    qmodel = pipelines.quantized(make(networks.residual), config)
+    qmodel.save(tmp_path / "deep" / "saved")
+    loaded = keras_lowbit.load(tmp_path / "deep" / "saved")
+    assert exported(loaded, tmp_path) == exported(qmodel, tmp_path)
+    image = networks.samples(qmodel.model)
+    for a, b in ((qmodel.model, loaded.model), (qmodel.teacher, loaded.teacher)):
+        np.testing.assert_array_equal(networks.outputs(a, image), networks.outputs(b, image))
+    assert loaded.config == config
+    assert loaded.history == qmodel.history
+    assert str(loaded.report()) == str(qmodel.report())
+    loaded.save(tmp_path / "again")
+    for name in ("model.json", "values.npz", "float_weights.npz"):
+        first, second = (tmp_path / folder / name for folder in ("deep/saved", "again"))
+        assert name == "model.json" or first.stat().st_size == second.stat().st_size
+    assert json.loads((tmp_path / "again" / "model.json").read_text()) == json.loads(
+        (tmp_path / "deep" / "saved" / "model.json").read_text()
+    )
+
+
+def test_nothing_is_overwritten_without_being_asked(tmp_path: Path) -> None:
+    qmodel = pipelines.quantized(make(), RANGES)
+    folder, file = tmp_path / "saved", tmp_path / "m.tflite"
+    qmodel.save(folder)
+    (folder / "mine").touch()
+    with pytest.raises(ValueError, match="exists already.*overwrite=True"):
+        qmodel.save(folder)
+    assert (folder / "mine").exists()
+    qmodel.save(folder, overwrite=True)
+    assert not (folder / "mine").exists()
+    file.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="exists already.*overwrite=True"):
+        qmodel.export(file, overwrite=False)
+    assert file.read_bytes() == b"mine"
+    qmodel.export(file)
+    assert file.read_bytes() != b"mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "m.tflite"}
+
+
+def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No quantized model can be read here.*No such file"):
+        keras_lowbit.load(tmp_path)
+    (tmp_path / "model.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="another format. Expected format 1.*Received: 99"):
+        keras_lowbit.load(tmp_path)
+
+
+# ---- what is told about it
+
+
+def test_the_report_is_text_and_json() -> None:
+    qmodel = pipelines.quantized(make(networks.residual), SHORT)
+    report = qmodel.report()
+    content = json.loads(json.dumps(report.to_dict()))
+    rows = {row["name"]: row for row in content["rows"]}
+    assert rows["stem"]["weight_bits"] == 3
+    assert rows["stem"]["output_bits"] is None
+    assert rows["stem_relu"]["runs_in"] == "stem"
+    assert rows["stem_relu"]["output_bits"] == 4
+    assert rows["second"]["output_bits"] == 8  # feeds only the add
+    assert rows["classifier_softmax"]["output_scale"] == 1 / 256
+    assert content["notes"]["stem_norm"] == "folded into stem"
+    assert [unit["name"] for unit in content["units"]][-1] == "end to end"
+    assert content["cost"]["weight_bytes"] == qmodel.cost().weight_bytes
+    for words in ("stem_norm: folded into stem", "3 bit", "end to end", "parameters", "(in stem)"):
+        assert words in str(report)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
+    """Codes lie where the metadata say, and there are at most 2^bits of them."""
+    qmodel = pipelines.quantized(make(networks.residual), pipelines.ranges_only(bits))
+    told = qmodel.export(tmp_path / "m.tflite")
+    blob = (tmp_path / "m.tflite").read_bytes()
+    metadata = keras_lowbit.read_metadata(tmp_path / "m.tflite")
+    assert metadata == json.loads(json.dumps(told))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))
+    tensors = model.subgraphs[0].tensors
+    kernels = 0
+    for name, entry in metadata["tensors"].items():
+        tensor = tensors[entry["index"]]
+        assert tensor.name.decode() == name
+        zero_points = set(np.ravel(tensor.quantization.zeroPoint).tolist())
+        if name.endswith("/kernel"):
+            kernels += 1
+            assert entry["bits"] == bits
+            assert entry["shift"] == 8 - bits
+            codes = np.asarray(model.buffers[tensor.buffer].data).view(np.int8).astype(int)
+            assert len(set(codes.tolist())) <= 2**bits - 1
+            assert not np.any(codes % 2 ** entry["shift"])
+            assert zero_points == {0}
+            assert len(tensor.quantization.scale) == tensor.shape[entry["axis"]]
+        else:
+            assert zero_points == {entry["offset"] + entry["zero_point_b"]}
+    assert kernels == len(qmodel.student.kernels) == 6
+    activations = {n: e for n, e in metadata["tensors"].items() if "kernel" not in n}
+    codes = [e["qmax"] - e["qmin"] + 1 for e in activations.values() if e["bits"] == bits]
+    assert 2**bits in codes
+
+
+@pytest.mark.parametrize(
+    ("fields", "weight", "activation"),
+    [
+        ({}, "mse+adaround+end to end", "mse+lsq+end to end"),
+        ({"tune_network": False}, "mse+adaround", "mse+lsq"),
+        ({"optimize": (), "tune_steps": 0, "weight_range": "minmax"}, "minmax", "mse"),
+        ({"steps": 0, "tune_steps": 0}, "mse", "mse"),
+    ],
+)
+def test_metadata_tell_how_values_were_found(
+    fields: dict[str, Any], weight: str, activation: str, tmp_path: Path
+) -> None:
+    config = PTQConfig(**{"steps": 2, "tune_steps": 2, **fields})
+    tensors = pipelines.quantized(make(), config).export(tmp_path / "m.tflite")["tensors"]
+    assert tensors["first/kernel"]["method"] == weight
+    assert tensors["first_relu"]["method"] == activation
+
+
+# ---- importing
+
+
+def imports(statement: str) -> tuple[float, str]:
+    """Seconds that a statement takes in a new process, and the modules it loaded."""
+    code = f"import sys, time\n{statement}\nprint(*sys.modules)"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return time.monotonic() - started, done.stdout
+
+
+def test_importing_is_cheap_and_leaves_keras_3_alone() -> None:
+    """No slower than what it stands on, and of Keras 3 only what TensorFlow imports anyway."""
+    _, of_tensorflow = imports("import tensorflow")
+    alone, _ = imports("import tf_keras, tensorflow_model_optimization")
+    ours, modules = imports("import keras_lowbit")
+    assert keras_modules(modules) <= keras_modules(of_tensorflow)
+    assert "ai_edge_litert" not in modules.split()
+    assert ours < 1.5 * alone + 2.0
+
+
+def keras_modules(modules: str) -> set[str]:
+    return {name for name in modules.split() if name.split(".")[0] == "keras"}
+
+
+def test_importing_changes_no_environment() -> None:
+    imports(
+        "import os; before = dict(os.environ); import keras_lowbit, tensorflow as tf; "
+        "assert os.environ.get('TF_USE_LEGACY_KERAS') == before.get('TF_USE_LEGACY_KERAS'); "
+        "assert tf.keras.__version__.startswith('3')"
+    )
