@@ -193,7 +193,8 @@ class _Reader:
         config = {key: raw[key] for key in LAYERS[kind].arguments if key in raw}
         if kind == "BatchNormalization":
             config["axis"] = -1
-        if kind == "ReLU":
+        if kind == "ReLU":  # the cap is None or 6; Keras may keep it as a NumPy array
+            config = {"max_value": None if raw.get("max_value") is None else 6.0}
             return self.add(name, kind, names, shape, config)
         weights = {
             role_of(getattr(w, "path", w.name)): np.asarray(w, np.float32) for w in layer.weights

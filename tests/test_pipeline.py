@@ -169,7 +169,7 @@ def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
 def test_progress(verbose: int, capsys: pytest.CaptureFixture[str]) -> None:
     pipelines.quantized(make(), SHORT, verbose=verbose)
     shown = capsys.readouterr().out
-    for line in ("Unit 1/2: first", "Unit 2/2: last", "end to end", "error_after"):
+    for line in ("Unit 1/3: first", "Unit 2/3: last", "end to end", "error_after"):
         assert line in shown
 
 

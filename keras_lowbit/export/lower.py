@@ -12,7 +12,7 @@ from keras_lowbit.export import ir
 from keras_lowbit.export.constants import kernel_and_bias, kernel_codes
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import FIXED_RANGE
-from keras_lowbit.quantizers.placement import Placement, fused_relu
+from keras_lowbit.quantizers.placement import Placement, fused_relu, needs_second_clamp
 
 
 def lower(
@@ -74,11 +74,8 @@ class _Lowering:
         return ir.Program(self.tensors, tuple(self.ops), self.graph.inputs, outputs)
 
     def _grid(self, group: str) -> _Grid:
-        """Without ReLU a low-bit tensor is clamped by a second op, which puts it at the low end;
-        tensors that share its grid must go there too."""
         spec = self.placement.activations[group]
-        members = [name for name in self.placement.heads if self.placement.groups[name] == group]
-        low = spec.bits < 8 and any(not self._never_negative(self.graph[n]) for n in members)
+        low = needs_second_clamp(self.graph, self.placement, group)
         scale = np.atleast_1d(np.float32(self.values[f"{group}/output_scale"]))
         if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
             raise ValueError(

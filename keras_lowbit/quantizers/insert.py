@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit.graph import Graph, Node, build, role_of
-from keras_lowbit.layer_table import FIXED_RANGE
-from keras_lowbit.quantizers.placement import Placement
+from keras_lowbit.layer_table import FIXED_RANGE, LAYERS
+from keras_lowbit.quantizers.placement import Placement, lowest_code
 from keras_lowbit.quantizers.quantize_configs import quantize_layer, wrap_layer
-from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
+from keras_lowbit.quantizers.tensor_quantizers import (
+    ActivationQuantizer,
+    AverageQuantizer,
+    WeightQuantizer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,9 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
 
     def wrap(node: Node, layer: Any) -> Any:
         group = placement.groups.get(node.name)
-        quantizer = activations[group] if group else None
+        quantizer: Any = activations[group] if group else None
+        if group and LAYERS[node.kind].averages:
+            quantizer = AverageQuantizer(quantizer, lowest_code(graph, placement, group))
         if layer is None:
             return quantize_layer(node.name, activations[placement.groups[node.name]])
         variables = {role_of(variable.name): variable for variable in layer.weights}

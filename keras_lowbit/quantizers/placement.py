@@ -102,6 +102,24 @@ def place(graph: Graph, config: PTQConfig) -> Placement:
     return Placement(weights, groups, activations, heads)
 
 
+def needs_second_clamp(graph: Graph, placement: Placement, group: str) -> bool:
+    """True for a low-bit grid that a kernel's saturation clamps at one end only.
+
+    A ReLU clamps at the zero point; without it, a second operator must, which puts the grid, and
+    that of every tensor in the group, at the low end of int8 instead of the high end.
+    """
+    spec = placement.activations[group]
+    members = [graph[name] for name in placement.heads if placement.groups[name] == group]
+    return spec.bits < 8 and not spec.unsigned and any(node.kind != "ReLU" for node in members)
+
+
+def lowest_code(graph: Graph, placement: Placement, group: str) -> int:
+    """The int8 code in the exported file of the lowest value of a group's grid."""
+    if needs_second_clamp(graph, placement, group):
+        return -128
+    return 127 - placement.activations[group].qmax
+
+
 def _behind(graph: Graph, node: Node, name: str) -> Graph:
     graph = graph.updated(Node(name, "Quantize", (node.name,), node.shape))
     return graph.redirected(node.name, name, keep=name)

@@ -12,7 +12,11 @@ from typing import Any
 
 from keras_lowbit._keras import keras, tfmot_imported_quietly
 from keras_lowbit.layer_table import LAYERS
-from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
+from keras_lowbit.quantizers.tensor_quantizers import (
+    ActivationQuantizer,
+    AverageQuantizer,
+    WeightQuantizer,
+)
 
 with tfmot_imported_quietly():
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
@@ -22,6 +26,9 @@ with tfmot_imported_quietly():
         QuantizeWrapperV2,
     )
     from tensorflow_model_optimization.quantization.keras import QuantizeConfig
+
+
+OutputQuantizer = ActivationQuantizer | AverageQuantizer
 
 
 @keras.utils.register_keras_serializable(package="keras_lowbit")
@@ -45,7 +52,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
     ) -> None:
         self.weight_bits = weight_bits
         self.weight_quantizer: WeightQuantizer | None = None
-        self.output_quantizer: ActivationQuantizer | None = None
+        self.output_quantizer: OutputQuantizer | None = None
         if weight_bits is not None:
             WeightQuantizer(weight_bits, ())  # checks the bits; the axis comes with the layer
         if activation_bits is not None:
@@ -77,7 +84,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
     def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
         return None
 
-    def get_output_quantizers(self, layer: Any) -> list[ActivationQuantizer]:
+    def get_output_quantizers(self, layer: Any) -> list[OutputQuantizer]:
         return [self.output_quantizer] if self.output_quantizer else []
 
     def get_config(self) -> dict[str, Any]:
@@ -90,7 +97,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
 
 
 def wrap_layer(
-    layer: Any, weight_bits: int | None, output_quantizer: ActivationQuantizer | None
+    layer: Any, weight_bits: int | None, output_quantizer: OutputQuantizer | None
 ) -> tuple[Any, LowBitQuantizeConfig]:
     """``layer`` in a tfmot wrapper of the same name, and the wrapper's configuration.
 
@@ -137,6 +144,6 @@ def quantizers_of(
         config = getattr(layer, "quantize_config", None)
         if isinstance(layer, QuantizeWrapperV2) and isinstance(config, LowBitQuantizeConfig):
             weights += [(kernel, quantizer) for kernel, quantizer, _ in layer._weight_vars]
-            if config.output_quantizer is not None:
+            if isinstance(config.output_quantizer, ActivationQuantizer):
                 activations[id(config.output_quantizer)] = config.output_quantizer
     return weights, list(activations.values())

@@ -113,3 +113,41 @@ class ActivationQuantizer(_LowBitQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         return {"bits": self.spec.bits, "unsigned": self.spec.unsigned}
+
+
+class AverageQuantizer(_LowBitQuantizer):
+    """Rounds an average back to the grid of what was averaged, as the integer kernels do.
+
+    They round halves away from zero of the *int8 code*, so the direction depends on where the grid
+    sits in int8; with windows of four, a quarter of all averages are halves.
+
+    Args:
+      source: the quantizer of the pool's input; its scale, zero point and rule are used.
+      offset: int8 code of the grid's lowest value.
+    """
+
+    _RESOLUTION = 4096.0  # removes the float error of the mean, which would decide halves at random
+
+    def __init__(self, source: ActivationQuantizer, offset: int) -> None:
+        super().__init__(source.spec)
+        self.source = source
+        self.offset = offset
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        return self.source.build(tensor_shape, name, layer)
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
+    ) -> tf.Tensor:
+        if self.source.rule is not None:
+            return self.source.rule(inputs)
+        scale, shift = weights["scale"], weights["zero_point"] + float(self.offset)
+        code = inputs / scale + shift
+        exact = tf.round(code * self._RESOLUTION) / self._RESOLUTION
+        away = tf.sign(exact) * tf.floor(tf.abs(exact) + 0.5)
+        low, high = self.spec.qmin + self.offset, self.spec.qmax + self.offset
+        rounded = tf.clip_by_value(code + tf.stop_gradient(away - code), float(low), float(high))
+        return scale * (rounded - shift)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"source": self.source.get_config(), "offset": self.offset}
