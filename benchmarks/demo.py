@@ -50,7 +50,7 @@ def main() -> int:
         _say(f"keras_lowbit {name} ...")
         qmodel = keras_lowbit.quantize(model, calibration, config=config, verbose=0)
         path = OUTPUT / f"{name.lower()}.tflite"
-        qmodel.export(path)
+        qmodel.export(path, overwrite=True)
         verification = qmodel.verify(path, data.x_test[:PROVEN_SAMPLES])
         proven = proven and verification.ok
         predicted = qmodel.model.predict(data.x_test, verbose=0).argmax(1)

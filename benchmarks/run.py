@@ -80,7 +80,7 @@ def measure(task: Task, config: PTQConfig, seed: int, path: Path) -> dict[str, A
     started = time.monotonic()
     qmodel = keras_lowbit.quantize(task.model, task.calibration, config=config, seed=seed)
     seconds = time.monotonic() - started
-    qmodel.export(path)
+    qmodel.export(path, overwrite=True)
     verification = qmodel.verify(path, task.x_test[: FLAGS.proven_samples])
     predicted = qmodel.model.predict(task.x_test, batch_size=256, verbose=0).argmax(1)
     floats = task.model.predict(task.x_test, batch_size=256, verbose=0).argmax(1)

@@ -62,13 +62,7 @@ class QuantizedModel:
         Raises:
           ValueError: the folder exists and ``overwrite`` is False.
         """
-        target = Path(directory)
-        if target.exists() and not overwrite:
-            raise ValueError(
-                "The folder exists already. Pass overwrite=True to replace it. "
-                f"Received: {str(directory)!r}"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = _free(directory, overwrite)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         graph = self.student.graph
         nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
@@ -85,7 +79,7 @@ class QuantizedModel:
             shutil.rmtree(target)
         os.replace(temporary, target)
 
-    def export(self, path: str | os.PathLike[str], overwrite: bool = True) -> dict[str, Any]:
+    def export(self, path: str | os.PathLike[str], overwrite: bool = False) -> dict[str, Any]:
         """Write a TFLite flatbuffer with int8 containers that stock LiteRT and TFLM run.
 
         Args:
@@ -102,13 +96,7 @@ class QuantizedModel:
 
         program = self.to_program()
         metadata = self._metadata(program)
-        target = Path(path)
-        if target.exists() and not overwrite:
-            raise ValueError(
-                "The file exists already. Pass overwrite=True to replace it. "
-                f"Received: {str(path)!r}"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = _free(path, overwrite)
         temporary = target.with_name(target.name + ".part")
         temporary.write_bytes(write(program, metadata))
         os.replace(temporary, target)
@@ -211,6 +199,17 @@ def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
         quantize_input(program.tensors[name], values)
         for name, values in zip(program.inputs, samples, strict=True)
     ]
+
+
+def _free(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The path, in a folder that exists; nothing is overwritten without being asked."""
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ValueError(
+            f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _plain(value: Any) -> Any:

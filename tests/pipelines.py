@@ -34,7 +34,7 @@ def quantized(model: Any, config: PTQConfig, data: Any = None, **arguments: Any)
 def prove(qmodel: QuantizedModel, folder: Path, count: int = 6) -> RuntimeResult:
     """Export and run on TFLM: every tensor is the reference's and on its grid."""
     path = folder / "model.tflite"
-    qmodel.export(path)
+    qmodel.export(path, overwrite=True)
     inputs = networks.samples(qmodel.model, count, seed=7)
     verification = qmodel.verify(path, inputs if len(inputs) > 1 else inputs[0])
     result = verification.runtimes["tflm"]

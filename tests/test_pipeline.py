@@ -39,7 +39,7 @@ def make(network: networks.Network = small, keras: Any = tf_keras) -> Any:
 
 
 def exported(qmodel: keras_lowbit.QuantizedModel, folder: Path) -> bytes:
-    qmodel.export(folder / "bytes.tflite")
+    qmodel.export(folder / "bytes.tflite", overwrite=True)
     return (folder / "bytes.tflite").read_bytes()
 
 
@@ -270,9 +270,9 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path: Path) -> None:
     assert not (folder / "mine").exists()
     file.write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists already.*overwrite=True"):
-        qmodel.export(file, overwrite=False)
+        qmodel.export(file)
     assert file.read_bytes() == b"mine"
-    qmodel.export(file)
+    qmodel.export(file, overwrite=True)
     assert file.read_bytes() != b"mine"
     assert {path.name for path in tmp_path.iterdir()} == {"saved", "m.tflite"}
 
@@ -304,6 +304,16 @@ def test_the_report_is_text_and_json() -> None:
     assert content["cost"]["weight_bytes"] == qmodel.cost().weight_bytes
     for words in ("stem_norm: folded into stem", "3 bit", "end to end", "parameters", "(in stem)"):
         assert words in str(report)
+
+
+def test_the_reports_columns_stand_below_each_other() -> None:
+    name = "a_name_that_is_longer_than_any_column_of_fixed_width"
+    network = chain((4,), lambda k: k.Dense(3, activation="relu", name=name))
+    header, *rows = (
+        str(pipelines.quantized(make(network), RANGES).report()).split("\n\n")[0].splitlines()
+    )
+    assert len(rows) == 3
+    assert all(row[: header.index("kind")].endswith("  ") for row in rows)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])

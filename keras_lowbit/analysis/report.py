@@ -46,9 +46,10 @@ class Report:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
+        width = 2 + max(len(_label(row)) for row in self.rows)
         lines = [
-            f"{'layer':<34}{'kind':<24}{'weights':>8}{'output':>8}{'scale':>12}{'zero':>6}",
-            *(_line(row) for row in self.rows),
+            f"{'layer':<{width}}{'kind':<24}{'weights':>8}{'output':>8}{'scale':>12}{'zero':>6}",
+            *(_line(row, width) for row in self.rows),
             "",
             *(f"{name}: {note}" for name, note in self.notes.items()),
             "",
@@ -89,12 +90,14 @@ def report_on(qmodel: QuantizedModel) -> Report:
     return Report(tuple(rows), dict(qmodel.notes), tuple(qmodel.history), qmodel.cost())
 
 
-def _line(row: LayerRow) -> str:
+def _label(row: LayerRow) -> str:
+    return row.name if row.runs_in is None else f"{row.name} (in {row.runs_in})"
+
+
+def _line(row: LayerRow, width: int) -> str:
     weights = f"{row.weight_bits} bit" if row.weight_bits else "-"
-    name = row.name if row.runs_in is None else f"{row.name} (in {row.runs_in})"
+    start = f"{_label(row):<{width}}{row.kind:<24}{weights:>8}"
     if row.output_bits is None:
-        return f"{name:<34}{row.kind:<24}{weights:>8}{'-':>8}"
-    return (
-        f"{name:<34}{row.kind:<24}{weights:>8}{f'{row.output_bits} bit':>8}"
-        f"{row.output_scale:>12.4g}{row.output_zero_point:>6}"
-    )
+        return f"{start}{'-':>8}"
+    output = f"{row.output_bits} bit"
+    return f"{start}{output:>8}{row.output_scale:>12.4g}{row.output_zero_point:>6}"

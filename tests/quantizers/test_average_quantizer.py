@@ -48,7 +48,9 @@ def test_pooled_network_input_is_simulated_to_the_bit(bits: int) -> None:
     program = qmodel.to_program()
     codes = integer_reference.run(program, {"image": qmodel.quantize_input(x)[0]})["pool"]
     tensor = program.tensors["pool"]
-    simulated = keras.Model(qmodel.model.inputs, qmodel.student.tensor("pool")).predict(x, verbose=0)
+    simulated = keras.Model(qmodel.model.inputs, qmodel.student.tensor("pool")).predict(
+        x, verbose=0
+    )
     assert len(np.unique(codes)) > 3
     np.testing.assert_array_equal(
         np.rint(simulated / tensor.scale[0]).astype(int), codes.astype(int) - tensor.zero_point

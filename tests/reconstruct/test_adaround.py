@@ -13,6 +13,9 @@ from test_variables import VariableContract
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.reconstruct.variables import AdaRound, Grid
 
+# For a thousand steps on eight weights; the defaults are chosen for real layers.
+PATIENT = AdaRound(learning_rate=0.01, regularization=1.0)
+
 
 class TestAdaRound(VariableContract):
     variable = AdaRound(learning_rate=0.1, regularization=0.01)
@@ -68,7 +71,7 @@ def test_near_the_best_of_all_roundings() -> None:
         choices = (np.reshape(up, (8, 1)) for up in itertools.product((0, 1), repeat=8))
         best = min(error(x, weights, 0.25 * np.clip(below + up, -7, 7)) for up in choices)
         nearest = error(x, weights, grid.nearest(weights).numpy())
-        found = error(x, weights, optimised(AdaRound(), x, weights, grid))
+        found = error(x, weights, optimised(PATIENT, x, weights, grid))
         assert best * (1 - 1e-5) <= found <= min(2 * best, nearest * (1 + 1e-5))
         near += found < 1.2 * best
         better += found < 0.999 * nearest
