@@ -1,23 +1,27 @@
 """Post-training quantization of Keras models to 2..8 bits that runs bit for bit on microcontrollers."""
 
-__version__ = "0.1.0"
-
 from keras_lowbit import callbacks
 from keras_lowbit.accounting import Cost, cost
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.export.metadata import read_metadata
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel, load
+from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.quantize_configs import LowBitQuantizeConfig
 from keras_lowbit.reader import UnsupportedModelError
 from keras_lowbit.reconstruct import variables
+from keras_lowbit.reconstruct.reconstructor import Reconstructor
+from keras_lowbit.version import __version__
 
 __all__ = [
     "Cost",
     "LowBitQuantizeConfig",
     "PTQConfig",
     "QuantizedModel",
+    "Reconstructor",
     "UnsupportedModelError",
+    "__version__",
+    "calibrate",
     "callbacks",
     "cost",
     "load",

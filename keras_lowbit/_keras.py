@@ -1,7 +1,7 @@
 """The one place that chooses the Keras flavour and the only door to loading model files.
 
 Everything inside the package is tf_keras (Keras 2), because tfmot's wrappers are; models of
-Keras 3 are read, never executed, by :mod:`keras_lowbit.graph`.
+Keras 3 are read by :mod:`keras_lowbit.reader` into plain data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["is_keras3", "keras", "load_float_model", "tfmot_imported_quietly"]
+__all__ = ["keras", "load_float_model", "tfmot_imported_quietly"]
 
 
 @contextlib.contextmanager
@@ -37,11 +37,6 @@ def tfmot_imported_quietly() -> Iterator[None]:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
         if variable is not None:
             os.environ["TF_USE_LEGACY_KERAS"] = variable
-
-
-def is_keras3(model: Any) -> bool:
-    """True for a model or layer of Keras 3 (``keras`` or ``tf.keras`` of TensorFlow >= 2.16)."""
-    return any(base.__module__.split(".")[0] == "keras" for base in type(model).__mro__)
 
 
 def load_float_model(model: Any) -> Any:

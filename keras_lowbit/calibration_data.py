@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_lowbit.graph import Graph
 
-FEW_SAMPLES = 32
 _LISTED = 8
 _NUMBERS = "biufV"  # booleans, integers, floats; bfloat16 calls itself V
 
@@ -22,13 +21,13 @@ _KINDS = (
 )
 
 
-def collect(calib_ds: Any, graph: Graph, limit: int) -> list[np.ndarray]:
-    """The first ``limit`` calibration samples, as :func:`read_samples`; warns if they are few."""
+def collect(calib_ds: Any, graph: Graph, limit: int, batch_size: int = 32) -> list[np.ndarray]:
+    """The first ``limit`` samples, as :func:`read_samples`; warns if they do not fill a batch."""
     samples = read_samples(calib_ds, graph, limit)
     count = len(samples[0])
-    if count < FEW_SAMPLES:
+    if count < batch_size:
         warnings.warn(
-            f"There are only {count} calibration samples, fewer than a batch of {FEW_SAMPLES}: ranges "
+            f"There are only {count} calibration samples, fewer than a batch of {batch_size}: ranges "
             "and rounding will fit these samples and little else. Several hundred are usual.",
             stacklevel=3,
         )

@@ -80,7 +80,8 @@ class ProgressBar(Callback):
 
     def on_unit_begin(self, unit: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        sys.stdout.write(f"Unit {unit + 1}/{self._num_units}: {logs['name']}\n")
+        place = f"Unit {unit + 1}/{self._num_units}: " if unit < self._num_units else ""
+        sys.stdout.write(f"{place}{logs['name']}\n")
         self._bar = keras.utils.Progbar(
             logs["steps"], verbose=self.verbose, stateful_metrics=["error_before", "error_after"]
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -41,7 +42,10 @@ class Checkpoint:
         state = self._directory / "fingerprint.json"
         if not state.exists():
             _write(state, json.dumps(dict(fingerprint), indent=1).encode())
-        known = json.loads(state.read_text())
+        try:
+            known = json.loads(state.read_text())
+        except ValueError as error:
+            raise self._damaged("fingerprint.json", error) from error
         changed = sorted(k for k in {*known, *fingerprint} if known.get(k) != fingerprint.get(k))
         if changed:
             raise ValueError(
@@ -63,9 +67,17 @@ class Checkpoint:
         record = self._directory / f"{part}.json"
         if not record.exists():  # written last
             return None
-        with np.load(self._directory / f"{part}.npz") as stored:
-            values = {name: stored[name] for name in stored.files}
-        return values, json.loads(record.read_text())
+        try:
+            values = dict(np.load(self._directory / f"{part}.npz"))
+            return values, json.loads(record.read_text())
+        except (OSError, ValueError, BadZipFile) as error:
+            raise self._damaged(part, error) from error
+
+    def _damaged(self, part: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"The checkpoint is damaged: {part} cannot be read ({error}). Delete the folder to start "
+            f"afresh. Received: {str(self._directory)!r}"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:

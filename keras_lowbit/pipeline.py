@@ -17,13 +17,15 @@ from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
+from keras_lowbit.preflight import check_before_work
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.reader import read
-from keras_lowbit.reconstruct.reconstructor import Reconstructor
+from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
+from keras_lowbit.version import __version__
 
 
 def quantize(
@@ -45,7 +47,7 @@ def quantize(
         ``.h5``, SavedModel). It is not modified.
       calib_ds: calibration samples: ``tf.data.Dataset`` of ``x``, ``(x, y)`` or dicts, NumPy array,
         list of arrays, generator or Keras ``Sequence``. Labels are ignored.
-      weight_bits: 2..8; by default 4, the width that halves the file on today's runtimes.
+      weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
       config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
       callbacks: watch the reconstruction; see :mod:`keras_lowbit.callbacks`.
@@ -64,8 +66,9 @@ def quantize(
       >>> qmodel.export("model.tflite")
     """
     config = _resolve(config, weight_bits, activation_bits)
-    source = read(load_float_model(model))
-    data = collect(calib_ds, source, config.calibration_samples)
+    model = load_float_model(model)
+    source = read(model)
+    data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     inputs = dict(zip(source.inputs, data, strict=True))
     watching = CallbackList([
         *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
@@ -80,19 +83,20 @@ def quantize(
     teacher = build(graph)
     student = insert_quantizers(graph, place(graph, config))
     calibrate(student.model, data, config.weight_range, config.activation_range, seed)
+    student.make_room_for_biases()
+    check_before_work(model, teacher, student, data)
     # Step 3: unit by unit.
     records = reconstructor.run(student, teacher, inputs)
     # Step 4: end to end.
     saved = checkpoint.load("end_to_end") if checkpoint else None
     if saved is None:
-        records.append(finetune(student, teacher, inputs, config, watching, seed))
+        records.append(finetune(student, teacher, inputs, config, watching, len(records), seed))
         if checkpoint:
             checkpoint.save("end_to_end", student.values(), records[-1])
     else:
         student.assign(saved[0])
         records.append(saved[1])
-    notes["calibration samples"] = str(len(data[0]))
-    return QuantizedModel(student, teacher, config, records, notes)
+    return QuantizedModel(student, teacher, config, records, notes, _methods(config), len(data[0]))
 
 
 def _resolve(
@@ -113,6 +117,17 @@ def _resolve(
     return config
 
 
+def _methods(config: PTQConfig) -> dict[str, str]:
+    """How the values of "weight" and "activation" tensors are found, e.g. "mse+adaround"."""
+    found = {"weight": [config.weight_range], "activation": [config.activation_range]}
+    for target, owner in owners(config).items():
+        if owner and config.steps:
+            found[target].append(owner.name)
+        if config.tune_network and config.tune_steps:
+            found[target].append("end to end")
+    return {target: "+".join(names) for target, names in found.items()}
+
+
 def _checkpoint(
     directory: str | os.PathLike[str] | None,
     config: PTQConfig,
@@ -129,5 +144,6 @@ def _checkpoint(
         **{f"config.{name}": str(value) for name, value in json.loads(config.to_json()).items()},
         "layers": digest([np.frombuffer(structure.encode(), np.uint8)]),
         "weights": digest(weights), "calibration data": digest(data), "seed": str(seed),
+        "keras_lowbit": __version__,
     }  # fmt: skip
     return Checkpoint(directory, fingerprint)

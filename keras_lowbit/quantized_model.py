@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph, Node, build
 from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import place
-from keras_lowbit.reconstruct.reconstructor import owners
+from keras_lowbit.version import __version__
 
 FORMAT = 1
 
@@ -33,6 +33,8 @@ class QuantizedModel:
       config: how it was quantized.
       history: one record per reconstructed unit and one for the end-to-end stage.
       notes: what became of layers that are no longer there.
+      methods: how "weight" and "activation" values were found, for the metadata.
+      calibration_samples: how many samples it was made with.
     """
 
     student: Student
@@ -40,6 +42,8 @@ class QuantizedModel:
     config: PTQConfig
     history: list[dict[str, Any]]
     notes: dict[str, str]
+    methods: dict[str, str]
+    calibration_samples: int
 
     @property
     def model(self) -> Any:
@@ -63,21 +67,30 @@ class QuantizedModel:
           ValueError: the folder exists and ``overwrite`` is False.
         """
         target = _free(directory, overwrite)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        if target.exists() and not (target / "model.json").exists():
+            raise ValueError(
+                "Only a folder with a quantized model is ever replaced. "
+                f"Received: {str(directory)!r}, which holds something else"
+            )
         graph = self.student.graph
         nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
         document = {
             "format": FORMAT, "config": json.loads(self.config.to_json()), "nodes": nodes,
             "inputs": graph.inputs, "outputs": graph.outputs, "history": self.history,
-            "notes": self.notes,
+            "notes": self.notes, "methods": self.methods,
+            "calibration_samples": self.calibration_samples,
         }  # fmt: skip
-        (temporary / "model.json").write_text(json.dumps(document, indent=1, default=_plain))
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
-        np.savez(temporary / "float_weights.npz", **arrays)  # type: ignore[arg-type]
-        np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            temporary = Path(folder) / target.name
+            temporary.mkdir()
+            text = json.dumps(document, indent=1, default=_plain)
+            (temporary / "model.json").write_text(text)
+            np.savez(temporary / "float_weights.npz", **arrays)  # type: ignore[arg-type]
+            np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
+            if target.exists():
+                os.replace(target, Path(folder) / "replaced")
+            os.replace(temporary, target)
 
     def export(self, path: str | os.PathLike[str], overwrite: bool = False) -> dict[str, Any]:
         """Write a TFLite flatbuffer with int8 containers that stock LiteRT and TFLM run.
@@ -107,35 +120,25 @@ class QuantizedModel:
         from keras_lowbit.export.lower import lower
 
         student = self.student
-        return lower(student.graph, student.placement, student.values(), self._methods())
-
-    def _methods(self) -> dict[str, str]:
-        """How the values of "weight" and "activation" tensors were found, e.g. "mse+adaround"."""
-        config = self.config
-        found = {"weight": [config.weight_range], "activation": [config.activation_range]}
-        for target, owner in owners(config).items():
-            if owner and config.steps:
-                found[target].append(owner.name)
-            if config.tune_network and config.tune_steps:
-                found[target].append("end to end")
-        return {target: "+".join(names) for target, names in found.items()}
+        return lower(student.graph, student.placement, student.values(), self.methods)
 
     def _metadata(self, program: Any) -> dict[str, Any]:
-        from keras_lowbit import __version__
         from keras_lowbit.export.metadata import build_metadata
 
-        return build_metadata(program, f"keras_lowbit {__version__}")
+        calibration = {"samples": self.calibration_samples}
+        return build_metadata(program, f"keras_lowbit {__version__}", calibration=calibration)
 
     def quantize_input(self, x: Any) -> list[np.ndarray]:
         """Float samples as the int8 arrays that the exported model takes, one per input."""
         return _input_codes(self.to_program(), read_samples(x, self.student.graph))
 
-    def verify(self, path: str | os.PathLike[str], x: Any) -> Any:
+    def verify(self, path: str | os.PathLike[str], x: Any, max_samples: int = 1024) -> Any:
         """Run an exported file and the integer reference on real samples and compare every tensor.
 
         Args:
           path: of a file written by :meth:`export`.
           x: samples, in any form that ``calib_ds`` may have.
+          max_samples: most samples taken from ``x``.
 
         Returns:
           :class:`keras_lowbit.export.verify.Verification`: per runtime the differing elements, the
@@ -149,7 +152,7 @@ class QuantizedModel:
             raise ValueError(
                 f"Cannot read the exported file: {error.strerror}. Received: {str(path)!r}"
             ) from error
-        samples = read_samples(x, self.student.graph)
+        samples = read_samples(x, self.student.graph, max_samples)
         simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)
         simulated = simulated if isinstance(simulated, list) else [simulated]
         program = self.to_program()
@@ -165,7 +168,9 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     source = Path(directory)
     try:
         document = json.loads((source / "model.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        weights = dict(np.load(source / "float_weights.npz"))
+        values = dict(np.load(source / "values.npz"))
+    except (OSError, ValueError, BadZipFile) as error:
         raise ValueError(
             f"No quantized model can be read here: {error}. Expected a folder written by "
             f"QuantizedModel.save. Received: {str(directory)!r}"
@@ -176,19 +181,18 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
             f"wrote it. Received: {document.get('format')!r}"
         )
     config = PTQConfig.from_json(json.dumps(document["config"]))
-    with np.load(source / "float_weights.npz") as weights:
-        nodes = [
-            Node(
-                entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
-                entry["config"], {r: weights[f"{entry['name']}/{r}"] for r in entry["weights"]},
-            )
-            for entry in document["nodes"]
-        ]  # fmt: skip
+    nodes = [
+        Node(
+            entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
+            entry["config"], {r: weights[f"{entry['name']}/{r}"] for r in entry["weights"]},
+        )
+        for entry in document["nodes"]
+    ]  # fmt: skip
     graph = Graph(nodes, document["inputs"], document["outputs"])
     student = insert_quantizers(graph, place(graph, config))
-    with np.load(source / "values.npz") as values:
-        student.assign({name: values[name] for name in values.files})
-    return QuantizedModel(student, build(graph), config, document["history"], document["notes"])
+    student.assign(values)
+    kept = (document[k] for k in ("history", "notes", "methods", "calibration_samples"))
+    return QuantizedModel(student, build(graph), config, *kept)
 
 
 def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:

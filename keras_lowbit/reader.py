@@ -42,7 +42,8 @@ def read(model: Any) -> Graph:
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise UnsupportedModelError(
             "A built Functional or Sequential Keras model is expected (subclassed models have no "
-            "graph to read; an unbuilt Sequential needs an Input layer first). "
+            "graph to read; an unbuilt Sequential needs an Input layer first; a SavedModel written by "
+            "model.export holds functions alone, so save the model as .keras). "
             f"Received: {type(model).__name__}"
         )
     reader = _Reader()
@@ -250,4 +251,8 @@ def _activation_name(layer: Any) -> str:
     activation: Callable[..., Any] | str | None = getattr(layer, "activation", None)
     if activation is None:
         return "linear"
-    return activation if isinstance(activation, str) else getattr(activation, "__name__", "?")
+    if isinstance(activation, str):
+        return activation
+    name = getattr(activation, "__name__", type(activation).__name__)
+    home = getattr(activation, "__module__", "").split(".")[0]
+    return name if home in ("keras", "tf_keras", "tensorflow") else f"{home}.{name}"

@@ -39,6 +39,7 @@ class Report:
     rows: tuple[LayerRow, ...]
     notes: dict[str, str]
     units: tuple[dict[str, Any], ...]
+    calibration_samples: int
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +88,13 @@ def report_on(qmodel: QuantizedModel) -> Report:
                 hosts.get(node.name),
             )
         )
-    return Report(tuple(rows), dict(qmodel.notes), tuple(qmodel.history), qmodel.cost())
+    return Report(
+        tuple(rows),
+        dict(qmodel.notes),
+        tuple(qmodel.history),
+        qmodel.calibration_samples,
+        qmodel.cost(),
+    )
 
 
 def _label(row: LayerRow) -> str:

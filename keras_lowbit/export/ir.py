@@ -149,7 +149,7 @@ class Program:
             )
 
 
-class Placement(NamedTuple):
+class CodeRange(NamedTuple):
     """Where a b-bit grid sits in the int8 codes."""
 
     zero_point: int
@@ -162,7 +162,7 @@ def activation_names(program: Program) -> tuple[str, ...]:
     return tuple(name for name, tensor in program.tensors.items() if tensor.data is None)
 
 
-def activation_placement(bits: int, zero: int = 0, *, low: bool = False) -> Placement:
+def activation_placement(bits: int, zero: int = 0, *, low: bool = False) -> CodeRange:
     """Place the grid 0..2^bits-1 with its zero at code `zero` at the top (default) or bottom of int8.
 
     At the top, int8 saturation clamps the upper end and a fused RELU (zero == 0) the lower one.
@@ -177,10 +177,10 @@ def activation_placement(bits: int, zero: int = 0, *, low: bool = False) -> Plac
             f"The zero of a {bits}-bit activation must lie on its grid 0..{steps}. Received: {zero}."
         )
     bottom = INT8_MIN if low else INT8_MAX - steps
-    return Placement(bottom + zero, bottom, bottom + steps)
+    return CodeRange(bottom + zero, bottom, bottom + steps)
 
 
-def linear_placements(bits: int, zero: int) -> tuple[Placement, ...]:
+def linear_placements(bits: int, zero: int) -> tuple[CodeRange, ...]:
     """Placements of a tensor without ReLU, one per tensor to emit: the operator's output, then QUANTIZE's.
 
     At 8 bits one tensor is enough. Below, the first is clamped at its top only, so it declares all of int8.
@@ -188,7 +188,7 @@ def linear_placements(bits: int, zero: int) -> tuple[Placement, ...]:
     top = activation_placement(bits, zero)
     if bits == 8:
         return (top,)
-    return Placement(top.zero_point, INT8_MIN, INT8_MAX), activation_placement(bits, zero, low=True)
+    return CodeRange(top.zero_point, INT8_MIN, INT8_MAX), activation_placement(bits, zero, low=True)
 
 
 def align_weights(

@@ -47,6 +47,7 @@ class _Grid:
     scale: np.ndarray
     zero: int
     low: bool
+    method: str
 
 
 class _Lowering:
@@ -82,7 +83,9 @@ class _Lowering:
                 "A scale must be a positive, normal float32 number: calibrate on data that excites "
                 f"this tensor. Received: scale={scale} of the output of {group!r}"
             )
-        return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low)
+        fixed = self.graph[group].kind in FIXED_RANGE
+        method = "fixed" if fixed else self.methods.get("activation", "")
+        return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
     def _never_negative(self, node: Node) -> bool:
         """True if the kernel itself cannot give codes below the zero point."""
@@ -96,11 +99,10 @@ class _Lowering:
         return tensor.name
 
     def _activation(self, name: str, shape: tuple[int, ...], grid: _Grid, place: Any) -> str:
-        method = self.methods.get("activation", "")
         return self._add(
             ir.Tensor(
                 name, shape, grid.scale, place.zero_point, grid.bits, place.qmin, place.qmax,
-                method=method,
+                method=grid.method,
             )
         )  # fmt: skip
 
@@ -224,8 +226,8 @@ class _Lowering:
     def pool(self, node: Node) -> None:
         source = self.where[node.inputs[0]]
         kind = "MAX_POOL_2D" if node.kind.startswith("Max") else "AVERAGE_POOL_2D"
-        window = _pair(node.config["pool_size"], first=1)
-        strides = _pair(node.config["strides"] or node.config["pool_size"], first=1)
+        window = _pair(node.config["pool_size"])
+        strides = _pair(node.config["strides"] or node.config["pool_size"])
         padding = node.config["padding"].upper()
         options = {"padding": padding, "strides": strides, "window": window}
         self._pass(kind, node, source, _shape(node), **options)
@@ -275,9 +277,10 @@ def _shape(node: Node) -> tuple[int, ...]:
     return (1, 1, *node.shape) if len(node.shape) == 2 else (1, *node.shape)
 
 
-def _pair(value: Any, first: int = 1) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
+    """Height and width; a sequence has height 1."""
     values = (value,) if isinstance(value, int) else tuple(value)
-    return (first, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+    return (1, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
 
 
 _HANDLERS = {

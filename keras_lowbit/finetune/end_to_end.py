@@ -34,6 +34,7 @@ def finetune(
     inputs: dict[str, np.ndarray],
     config: PTQConfig,
     callbacks: CallbackList,
+    unit: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Tune the student in place.
@@ -43,7 +44,8 @@ def finetune(
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node.
       config: ``tune_bias``, ``tune_network``, ``tune_steps`` and ``batch_size`` matter.
-      callbacks: see one more unit.
+      callbacks: see one more unit, after the reconstruction.
+      unit: its index for the callbacks.
       seed: of the order of samples.
 
     Returns:
@@ -62,8 +64,7 @@ def finetune(
     record: dict[str, Any] = {"name": "end to end", "error_before": before, "error_after": before}
     if not config.tune_steps or not (config.tune_bias or config.tune_network):
         return record
-    callbacks.on_reconstruct_begin({"units": [record["name"]]})
-    callbacks.on_unit_begin(0, {"name": record["name"], "steps": config.tune_steps})
+    callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
     biases = [_tuned_bias(student, name) for name in student.biases] if config.tune_bias else []
     groups = movable_groups(student, network)
     kernels = (
@@ -79,8 +80,7 @@ def finetune(
         on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
     )  # fmt: skip
     record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
-    callbacks.on_unit_end(0, dict(record))
-    callbacks.on_reconstruct_end({})
+    callbacks.on_unit_end(unit, dict(record))
     return record
 
 

@@ -13,6 +13,8 @@ from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import LAYERS, has_kernel
 
 MAX_SWEEPS = 20
+# A channel this much smaller than the largest stays as it is: raising it would only raise its bias.
+NEARLY_DEAD = 1e-4
 
 
 def equalize(graph: Graph, tolerance: float = 1e-3) -> tuple[Graph, tuple[tuple[str, str], ...]]:
@@ -56,7 +58,7 @@ def _equalize_pair(graph: Graph, first: Node, second: Node) -> tuple[Graph, floa
     kernel2 = second.weights["kernel"].astype(np.float64)
     range1 = _largest(kernel1, LAYERS[first.kind].kernel_axis)
     range2 = _largest(kernel2, (kernel2.ndim - 2,))
-    usable = (range1 > 0) & (range2 > 0)
+    usable = (range1 > NEARLY_DEAD * range1.max()) & (range2 > NEARLY_DEAD * range2.max())
     factor = np.where(usable, np.sqrt(range1 / np.where(usable, range2, 1.0)), 1.0)
     shape = [n if a in LAYERS[first.kind].kernel_axis else 1 for a, n in enumerate(kernel1.shape)]
     weights1 = {"kernel": (kernel1 / factor.reshape(shape)).astype(np.float32)}

@@ -41,26 +41,33 @@ class _Observer:
 
 def calibrate(
     model: Any,
-    inputs: list[np.ndarray],
+    inputs: list[np.ndarray] | np.ndarray,
     weight_range: str = "mse",
     activation_range_method: str = "mse",
     seed: int = 0,
 ) -> None:
-    """Set the scales and zero points of every quantizer of this package in a model.
+    """Set the scales and zero points of the quantizers of this package that have none yet.
 
     Args:
       model: tf_keras model with wrapped layers: the student, or a model annotated with
         :class:`LowBitQuantizeConfig` by hand.
-      inputs: one float array (samples, ...) per model input.
+      inputs: one float array (samples, ...) per model input; a lone array for one input.
       weight_range: "mse" or "minmax".
       activation_range_method: "mse" or "minmax".
       seed: of the sample of activation values that "mse" looks at (2^16 a tensor).
 
     Raises:
       ValueError: the model gave NaN or infinite activations.
+
+    Example:
+      >>> model = tfmot.quantization.keras.quantize_apply(annotated)
+      >>> keras_lowbit.calibrate(model, x)
     """
+    inputs = [inputs] if isinstance(inputs, np.ndarray) else inputs
     weights, activations = quantizers_of(model)
     for kernel, weight in weights:
+        if not np.isnan(weight.variables["scale"].numpy()).all():
+            continue
         weight.variables["scale"].assign(weight_scale(kernel.numpy(), weight.spec, weight_range))
     waiting = [a for a in activations if np.isnan(a.variables["scale"].numpy())]
     num_samples = len(inputs[0])

@@ -17,6 +17,9 @@ from keras_lowbit.quantizers.tensor_quantizers import (
     WeightQuantizer,
 )
 
+# In int32 codes; a quarter of what the exporter allows, since tuning moves scales and biases.
+LARGEST_BIAS = 2.0**28
+
 
 @dataclasses.dataclass(frozen=True)
 class Student:
@@ -50,6 +53,20 @@ class Student:
             named[f"{name}/output_scale"] = activation.variables["scale"]
             named[f"{name}/output_zero_point"] = activation.variables["zero_point"]
         return named
+
+    def make_room_for_biases(self) -> None:
+        """Raise weight scales, of dead channels mostly, whose int32 bias would overflow.
+
+        The bias of a channel is stored in units of input scale times weight scale. Weights so small
+        beside their bias round to zero on any grid of the output.
+        """
+        for name, bias in self.biases.items():
+            quantizer = self.weight_quantizers[name]
+            source = self.activation_quantizers[self.placement.inputs[name]].variables["scale"]
+            scale = quantizer.variables["scale"].numpy()
+            unit = source.numpy() * LARGEST_BIAS / 2.0 ** (8 - quantizer.spec.bits)
+            least = np.abs(bias.numpy()).reshape(scale.shape) / unit
+            quantizer.variables["scale"].assign(np.maximum(scale, least.astype(np.float32)))
 
     def values(self) -> dict[str, np.ndarray]:
         """A copy of the values of :meth:`variables`, float32."""

@@ -1,10 +1,9 @@
 """Uniform affine quantization: pure functions, tensors in, tensors out.
 
 ``x_hat = scale * (clip(round(x / scale) + zero_point, qmin, qmax) - zero_point)``
-(Zhuo et al. 2022, section 3). Halves are
-rounded up, as TFLM's kernels do on what a ReLU leaves: ties are common where averages are rounded. Gradients are those of LSQ and LSQ+
-(Esser et al. 2020, eq. 3; Bhalgat et al. 2020, eq. 5): they follow from passing the gradient
-straight through ``round`` and from ``clip``.
+(Zhuo et al. 2022, section 3). Halves are rounded up, as TFLM's kernels round what a ReLU leaves.
+Gradients are those of LSQ and LSQ+ (Esser et al. 2020, eq. 3; Bhalgat et al. 2020, eq. 5): they
+follow from passing the gradient straight through ``round`` and from ``clip``.
 """
 
 from __future__ import annotations
@@ -47,8 +46,3 @@ def fake_quantize(
       0.30000001192092896
     """
     return dequantize(quantize(x, scale, zero_point, qmin, qmax), scale, zero_point)
-
-
-def gradient_scale(x: tf.Tensor, factor: float) -> tf.Tensor:
-    """``x`` unchanged; its gradient times ``factor`` (Esser et al. 2020, section 2.2)."""
-    return tf.stop_gradient(x * (1.0 - factor)) + x * factor

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterable
 
 from keras_lowbit.config import PTQConfig, TensorSpec
 from keras_lowbit.graph import Graph, Node
@@ -28,12 +29,14 @@ class Placement:
         that keep their input's grid by themselves, or whose ReLU is fused, are absent.
       activations: by group name, the grid.
       heads: nodes whose output starts a new tensor (not a pool, reshape ...), in order.
+      inputs: by layer name, the group of the tensor it reads.
     """
 
     weights: dict[str, TensorSpec]
     groups: dict[str, str]
     activations: dict[str, TensorSpec]
     heads: tuple[str, ...]
+    inputs: dict[str, str]
 
 
 def fused_relu(graph: Graph, node: Node) -> Node | None:
@@ -99,7 +102,8 @@ def place(graph: Graph, config: PTQConfig) -> Placement:
         activations[name] = _activation_spec(graph, members, source, config)
     groups = {head: group[head] for head in heads}
     groups |= {n.name: group[source[n.name]] for n in graph.nodes if LAYERS[n.kind].averages}
-    return Placement(weights, groups, activations, heads)
+    inputs = {node.name: group[source[node.inputs[0]]] for node in graph.weighted()}
+    return Placement(weights, groups, activations, heads, inputs)
 
 
 def needs_second_clamp(graph: Graph, placement: Placement, group: str) -> bool:
@@ -151,8 +155,27 @@ def _bits_wanted(graph: Graph, name: str, config: PTQConfig) -> int | None:
 
 
 def _layer_bits(graph: Graph, node: Node, config: PTQConfig) -> tuple[int, int]:
-    weighted = graph.weighted()
-    return config.bits_of_layer(node.name, node in (weighted[0], weighted[-1]))
+    before = _any_kernel(graph, node.inputs, lambda name: graph[name].inputs)
+    behind = _any_kernel(
+        graph,
+        [n.name for n in graph.consumers(node.name)],
+        lambda name: [n.name for n in graph.consumers(name)],
+    )
+    return config.bits_of_layer(node.name, first_or_last=not (before and behind))
+
+
+def _any_kernel(graph: Graph, start: Iterable[str], follow: Callable[[str], Iterable[str]]) -> bool:
+    """True if a layer with weights is among the nodes reached from ``start``."""
+    seen: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        name = waiting.pop()
+        if has_kernel(graph[name].kind):
+            return True
+        if name not in seen:
+            seen.add(name)
+            waiting += follow(name)
+    return False
 
 
 def _activation_spec(

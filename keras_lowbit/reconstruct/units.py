@@ -16,8 +16,9 @@ class Unit:
     Attributes:
       name: its layers, or its output where it has none.
       inputs: heads it reads; their quantizers work inside this unit.
-      inner: heads computed inside whose values nobody outside needs.
-      outputs: heads compared with the float model, before their own quantizers.
+      inner: heads computed and read inside; their quantizers work inside this unit.
+      outputs: heads that others need or that are results, compared with the float model, before
+        their own quantizers unless they are inner too.
       layers: names of the layers with weights.
     """
 
@@ -56,7 +57,8 @@ def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ..
         ends[-1].append(step)
         if _ends_here(graph, steps, index, ends[-1], units):
             ends.append([])
-    return tuple(_unit(graph, steps, part) for part in ends if part)
+    heads = set(placement.heads)
+    return tuple(_unit(graph, heads, steps, part) for part in ends if part)
 
 
 def _steps(graph: Graph, placement: Placement) -> list[_Step]:
@@ -93,12 +95,20 @@ def _ends_here(graph: Graph, steps: list[_Step], index: int, part: list[_Step], 
     return needed <= {step.head}
 
 
-def _unit(graph: Graph, steps: list[_Step], part: list[_Step]) -> Unit:
+def _heads_behind(graph: Graph, heads: set[str], name: str) -> set[str]:
+    """The heads whose values ``name`` passes on."""
+    if name in heads:
+        return {name}
+    return {h for source in graph[name].inputs for h in _heads_behind(graph, heads, source)}
+
+
+def _unit(graph: Graph, heads: set[str], steps: list[_Step], part: list[_Step]) -> Unit:
     computed = [step.head for step in part]
     inputs = dict.fromkeys(n for step in part for n in step.inputs if n not in computed)
     others = {name for step in steps if step not in part for name in step.inputs}
     read_inside = {name for step in part for name in step.inputs}
-    outputs = tuple(h for h in computed if h in others or h not in read_inside)
+    results = {name for output in graph.outputs for name in _heads_behind(graph, heads, output)}
+    outputs = tuple(h for h in computed if h in others | results or h not in read_inside)
     layers = tuple(name for step in part for name in step.layers)
-    inner = tuple(h for h in computed if h not in outputs)
+    inner = tuple(h for h in computed if h in read_inside)
     return Unit(" + ".join(layers) or outputs[-1], tuple(inputs), inner, outputs, layers)

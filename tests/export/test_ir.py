@@ -8,8 +8,8 @@ from programs import Builder
 
 from keras_lowbit.export import flatbuffer
 from keras_lowbit.export.ir import (
+    CodeRange,
     Op,
-    Placement,
     Program,
     Tensor,
     activation_names,
@@ -35,11 +35,11 @@ def test_placements_hold_the_whole_grid(bits):
     steps = 2**bits - 1
     for zero in (0, 1, steps):
         high, low = activation_placement(bits, zero), activation_placement(bits, zero, low=True)
-        assert high == Placement(127 - steps + zero, 127 - steps, 127)
-        assert low == Placement(zero - 128, -128, steps - 128)
+        assert high == CodeRange(127 - steps + zero, 127 - steps, 127)
+        assert low == CodeRange(zero - 128, -128, steps - 128)
     raw, *rest = linear_placements(bits, 1)
-    assert raw == Placement(128 - steps, -128, 127)
-    assert rest == ([] if bits == 8 else [Placement(-127, -128, steps - 128)])
+    assert raw == CodeRange(128 - steps, -128, 127)
+    assert rest == ([] if bits == 8 else [CodeRange(-127, -128, steps - 128)])
 
 
 @pytest.mark.parametrize(("bits", "zero"), [(1, 0), (9, 0), (4, 16), (4, -1)])

@@ -40,7 +40,7 @@ def prove(model: Any, samples: np.ndarray, bits: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exact_on_tflm(name: str, bits: int, shared_data: Path, tmp_path: Path) -> None:
     del shared_data

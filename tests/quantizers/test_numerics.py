@@ -79,11 +79,3 @@ def test_gradients_are_those_of_lsq_and_lsq_plus() -> None:
     np.testing.assert_allclose(actual, by_hand, rtol=1e-5, atol=1e-6)
     actual = [float(tape.gradient(part, zero_point)) for part in parts]
     np.testing.assert_allclose(actual, -0.5 * (1 - inside), atol=1e-6)
-
-
-def test_gradient_scale() -> None:
-    x = tf.Variable([1.5, -3.0])
-    with tf.GradientTape() as tape:
-        y = numerics.gradient_scale(x, 0.01)
-    np.testing.assert_allclose(y, x)
-    np.testing.assert_allclose(tape.gradient(y, x), [0.01, 0.01], rtol=1e-6)

@@ -1,0 +1,41 @@
+"""What can be known to go wrong before the long work starts, is refused there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit.export.lower import lower
+from keras_lowbit.export.op_rules import check_program
+from keras_lowbit.quantizers.insert import Student
+
+SAMPLES_COMPARED = 8
+
+
+def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.ndarray]) -> None:
+    """Before the long work: the teacher is the caller's model, and the student can be exported.
+
+    Raises:
+      ValueError: one of them is not so.
+    """
+    check_program(lower(student.graph, student.placement, student.values()))
+    if any(tf.as_dtype(tensor.dtype).is_integer for tensor in model.inputs):
+        return  # the teacher takes floats
+    few = [x[:SAMPLES_COMPARED] for x in data]
+    for expected, received in zip(_outputs(model, few), _outputs(teacher, few), strict=True):
+        largest, difference = np.abs(expected).max(), np.abs(received - expected).max()
+        if not difference <= 1e-2 * largest + 1e-4:  # half precision models differ by 1e-3
+            raise ValueError(
+                "The model computes something else than its layers say, e.g. in a layer or activation "
+                "of your own with a name of Keras. Use Keras' own layers. Received: outputs up to "
+                f"{largest:.4g} that differ by {difference:.4g} from the model read"
+            )
+
+
+def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    return [
+        np.asarray(o, np.float32) for o in (outputs if isinstance(outputs, list) else [outputs])
+    ]
