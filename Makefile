@@ -23,9 +23,9 @@ lint: .venv/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# The committed table of results from its committed rows.
+# The table of results in the README, from its committed rows.
 results: .venv/installed
-	$(RUN) -m benchmarks.render
+	$(RUN) -m benchmarks.render --write
 
 clean:
 	rm -rf .venv build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

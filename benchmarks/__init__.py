@@ -1,1 +1,1 @@
-"""Measurements through the public API only."""
+"""Measurements: the demo, one cell on real data, and the table of the README."""

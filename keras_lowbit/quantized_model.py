@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -166,21 +167,17 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
       ValueError: the folder does not hold a quantized model of this format.
     """
     source = Path(directory)
-    try:
-        document = json.loads((source / "model.json").read_text())
-        weights = dict(np.load(source / "float_weights.npz"))
-        values = dict(np.load(source / "values.npz"))
-    except (OSError, ValueError, BadZipFile) as error:
-        raise ValueError(
-            f"No quantized model can be read here: {error}. Expected a folder written by "
-            f"QuantizedModel.save. Received: {str(directory)!r}"
-        ) from error
+    document = _read(source / "model.json", lambda path: json.loads(path.read_text()))
     if document.get("format") != FORMAT:
         raise ValueError(
             f"The folder is in another format. Expected format {FORMAT}; use the keras_lowbit that "
             f"wrote it. Received: {document.get('format')!r}"
         )
     config = PTQConfig.from_json(json.dumps(document["config"]))
+    weights, values = (
+        _read(source / name, lambda path: dict(np.load(path)))
+        for name in ("float_weights.npz", "values.npz")
+    )
     nodes = [
         Node(
             entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
@@ -193,6 +190,17 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     student.assign(values)
     kept = (document[k] for k in ("history", "notes", "methods", "calibration_samples"))
     return QuantizedModel(student, build(graph), config, *kept)
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """What ``reader`` makes of a file of a saved model."""
+    try:
+        return reader(path)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ValueError(
+            f"No quantized model can be read here: {error}. Expected a folder written by "
+            f"QuantizedModel.save. Received: {str(path.parent)!r}"
+        ) from error
 
 
 def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:

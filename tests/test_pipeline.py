@@ -23,6 +23,8 @@ from networks import chain
 import keras_lowbit
 from keras_lowbit import PTQConfig, UnsupportedModelError, variables
 from keras_lowbit.callbacks import Callback
+from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.units import find_units
 
 SHORT = PTQConfig(weight_bits=3, activation_bits=4, steps=4, tune_steps=4)
 RANGES = pipelines.ranges_only(4)
@@ -397,3 +399,74 @@ def test_importing_changes_no_environment() -> None:
         "assert os.environ.get('TF_USE_LEGACY_KERAS') == before.get('TF_USE_LEGACY_KERAS'); "
         "assert tf.keras.__version__.startswith('3')"
     )
+
+
+def test_dead_channels_with_a_bias_are_exported(tmp_path: Path) -> None:
+    keras = tf_keras
+    image = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(image)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    output = keras.layers.Dense(3, name="dense")(keras.layers.Flatten()(x))
+    model = networks.randomize(keras.Model(image, output))
+    gamma, beta, mean, variance = model.get_layer("norm").get_weights()
+    gamma[0], beta[0], gamma[1], beta[1] = 0.0, 5.0, 1e-9, 3.0
+    model.get_layer("norm").set_weights([gamma, beta, mean, variance])
+    kernel, bias = model.get_layer("dense").get_weights()
+    model.get_layer("dense").set_weights([kernel * 0.0, bias + 100.0])
+    qmodel = pipelines.quantized(model, RANGES)
+    pipelines.prove(qmodel, tmp_path)
+    x = networks.samples(model, 8)[0]
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(qmodel.model.predict(x, verbose=0), expected, rtol=0.01)
+
+
+def test_an_activation_that_only_bears_the_name_of_one_is_refused() -> None:
+    def relu(x: Any) -> Any:
+        return tf.nn.leaky_relu(x, 0.5)
+
+    keras = tf_keras
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, relu, name="mine")])
+    with pytest.raises(keras_lowbit.UnsupportedModelError, match="mine: the activation"):
+        pipelines.quantized(model, RANGES)
+
+
+def test_a_layer_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    monkeypatch.setattr(model.get_layer("first_relu"), "call", lambda x: tf.nn.leaky_relu(x, 0.5))
+    with pytest.raises(ValueError, match="computes something else than its layers say"):
+        pipelines.quantized(model, RANGES)
+
+
+def test_a_model_made_with_a_variable_of_ones_own_is_loaded(tmp_path: Path) -> None:
+    class Mine(variables.AdaQuant):
+        name = "mine"
+
+    config = keras_lowbit.PTQConfig(optimize=[Mine()], steps=2, tune_steps=0)
+    qmodel = pipelines.quantized(make(), config)
+    qmodel.save(tmp_path / "saved")
+    again = keras_lowbit.load(tmp_path / "saved")
+    assert exported(again, tmp_path) == exported(qmodel, tmp_path)
+
+
+def test_results_that_are_read_inside_are_targets_too() -> None:
+    keras = tf_keras
+    inputs = keras.Input((12,))
+    features = keras.layers.Dense(8, name="features")(inputs)
+    hidden = keras.layers.ReLU()(keras.layers.Dense(8)(features))
+    model = networks.randomize(keras.Model(inputs, [features, keras.layers.Dense(2)(hidden)]))
+    qmodel = pipelines.quantized(model, RANGES)
+    student = qmodel.student
+    network = find_units(student.graph, student.placement, "network")[0]
+    assert "features" in network.outputs
+    assert "features" in network.inner
+    x = networks.samples(model, 16)[0]
+    simulated = UnitFunction(network, student.model, student)([tf.constant(x)])
+    for received, expected in zip(simulated, model.predict(x, verbose=0), strict=True):
+        np.testing.assert_allclose(received, expected, atol=0.2 * np.abs(expected).max())
+
+
+def test_only_a_folder_with_a_model_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="Only a folder with a quantized model"):
+        pipelines.quantized(make(), RANGES).save(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").exists()

@@ -6,10 +6,11 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.equalize import equalize
 from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
+from keras_lowbit.preprocess.hoist_relu import hoist_relu
 
 
 def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
-    """Fold batch norms and, if asked, equalize; outputs are unchanged.
+    """Fold batch norms, move ReLUs into kernels and, if asked, equalize; outputs are unchanged.
 
     Args:
       graph: as read.
@@ -30,6 +31,8 @@ def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
             "The integer kernels have no batch norm, so it can only stay if the model has none. Use "
             f"fold_batch_norm=True. Received: fold_batch_norm=False and the batch norms {kept}"
         )
+    graph, moved = hoist_relu(graph)
+    notes |= moved
     if config.equalize:
         graph, pairs = equalize(graph)
         notes |= {first: f"equalized with {second}" for first, second in pairs}
