@@ -18,14 +18,15 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table, one line per row, in the order of the file."""
     lines = [
-        "| setting | simulation | LiteRT | TFLM (first 1,000) | simulation, same 1,000 | "
-        "TFLM = reference | weights | time |",
-        "|---|---|---|---|---|---|---|---|",
+        "| setting | float | simulation | LiteRT | TFLM, first images | simulation, same images | "
+        "TFLM against the reference | weights | time |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['preset']}, seed {row['seed']} | {row['simulation']:.2%} | {row['litert']:.2%} "
-            f"| {row['tflm']:.2%} | {row['simulation_on_tflm_samples']:.2%} "
+            f"| {row['preset']}, seed {row['seed']} | {row['float']:.2%} | {row['simulation']:.2%} "
+            f"| {row['litert']:.2%} | {row['tflm']:.2%} of {row['tflm_samples']:,} "
+            f"| {row['simulation_on_tflm_samples']:.2%} "
             f"| {row['tflm_mismatches']} of {row['tflm_compared']:,} differ "
             f"| {row['weight_bytes']:,} B | {row['quantize_seconds']:.0f} s |"
         )

@@ -53,6 +53,8 @@ class Report:
             *(_line(row, width) for row in self.rows),
             "",
             *(f"{name}: {note}" for name, note in self.notes.items()),
+            f"Made with {self.calibration_samples} calibration samples. Biases become int32; "
+            "nothing is left float, and what cannot be quantized was refused before any work.",
             "",
             f"{'unit (error relative to the float output)':<60}{'before':>10}{'after':>10}",
             *(

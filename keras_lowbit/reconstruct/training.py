@@ -138,7 +138,7 @@ def train(
 
     @tf.function
     def step(indices: tf.Tensor, progress: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(persistent=False) as tape:
+        with tf.GradientTape() as tape:
             outputs = function([tf.gather(x, indices) for x in arrived])
             loss = loss_of(outputs, [tf.gather(t, indices) for t in wanted])
             penalties = [m.variable.penalty(m.state, progress) for m in attached]
