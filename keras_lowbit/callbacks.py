@@ -17,7 +17,8 @@ class Callback:
     ``unit`` is the index of the unit, ``logs`` of ``on_reconstruct_begin`` holds ``units``;
     ``on_unit_begin`` holds ``steps``; ``on_step_end`` holds ``loss`` (relative to the start) and
     ``penalty``; ``on_unit_end`` holds ``error_before`` and ``error_after`` (mean squared error of
-    the unit's output over the mean square of the float output).
+    the unit's output over the mean square of the float output). The end-to-end stage is one more
+    unit, after ``on_reconstruct_end``; units restored from a checkpoint call no hook.
     """
 
     def on_reconstruct_begin(self, logs: dict[str, Any] | None = None) -> None:

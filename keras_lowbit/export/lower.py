@@ -87,11 +87,6 @@ class _Lowering:
         method = "fixed" if fixed else self.methods.get("activation", "")
         return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
-    def _never_negative(self, node: Node) -> bool:
-        """True if the kernel itself cannot give codes below the zero point."""
-        unsigned = self.placement.activations[self.placement.groups[node.name]].unsigned
-        return node.kind == "ReLU" or unsigned
-
     # ---- tensors
 
     def _add(self, tensor: ir.Tensor) -> str:
@@ -121,7 +116,7 @@ class _Lowering:
             options["activation"] = "RELU6" if relu.config.get("max_value") else "RELU"
         top = ir.activation_placement(grid.bits, grid.zero)
         if grid.low:
-            clamped = self._never_negative(head)
+            clamped = head.kind == "ReLU"  # at its zero point, by the kernel itself
             first = top if clamped else ir.linear_placements(grid.bits, grid.zero)[0]
             raw = self._activation(f"{head.name}/saturated", shape, grid, first)
             final = ir.activation_placement(grid.bits, grid.zero, low=True)
