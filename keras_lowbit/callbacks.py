@@ -21,6 +21,13 @@ class Callback:
     unit, after ``on_reconstruct_end``; units restored from a checkpoint call no hook.
     """
 
+    model: Any = None
+
+    def set_model(self, model: Any) -> None:
+        """Called first, as in Keras: ``self.model`` is the model being quantized, to be evaluated
+        or looked at in any hook, e.g. in ``on_reconstruct_begin`` with its initial ranges."""
+        self.model = model
+
     def on_reconstruct_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Before the first unit; ``logs["units"]`` are the units' names."""
 
@@ -44,6 +51,10 @@ class CallbackList(Callback):
         self.callbacks = list(callbacks)
         hook = Callback.on_step_end
         self.watches_steps = any(type(c).on_step_end is not hook for c in self.callbacks)
+
+    def set_model(self, model: Any) -> None:
+        for callback in self.callbacks:
+            callback.set_model(model)
 
     def on_reconstruct_begin(self, logs: dict[str, Any] | None = None) -> None:
         for callback in self.callbacks:

@@ -9,15 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 MIN_BITS, MAX_BITS = 2, 8
+WIDE_BITS = 16
+MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
+ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
 UNITS = ("layer", "block", "network")
 
 
-def _check_bits(name: str, bits: Any) -> None:
+def _check_bits(name: str, bits: Any, wide: bool = False) -> None:
+    if wide and bits == WIDE_BITS and isinstance(bits, int):
+        return
     if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        also = f" (or {WIDE_BITS} for activations, simulation only)" if wide else ""
         raise ValueError(
             f"`{name}` must be an integer from {MIN_BITS} to {MAX_BITS}, since codes are stored in "
-            f"int8 containers. Received: {name}={bits!r}"
+            f"int8 containers{also}. Received: {name}={bits!r}"
         )
 
 
@@ -26,7 +32,7 @@ class TensorSpec:
     """The integer grid of one tensor.
 
     Attributes:
-      bits: width of a code, 2..8.
+      bits: width of a code, 2..8; activations also 16, which no exported file holds.
       symmetric: True for weights: zero point 0 and the narrow range -(2^(b-1)-1)..2^(b-1)-1;
         False for activations: codes 0..2^b-1 and a free zero point.
       axis: axes that have a scale of their own; empty for one scale per tensor.
@@ -39,7 +45,7 @@ class TensorSpec:
     unsigned: bool = False
 
     def __post_init__(self) -> None:
-        _check_bits("bits", self.bits)
+        _check_bits("bits", self.bits, wide=not self.symmetric)
 
     @property
     def qmin(self) -> int:
@@ -62,7 +68,8 @@ class PTQConfig:
 
     Attributes:
       weight_bits: bits of every kernel.
-      activation_bits: bits of every tensor that feeds a convolution or dense layer.
+      activation_bits: bits of every tensor that feeds a convolution or dense layer; 16, here and
+        below, is as good as float and for studies of weights alone: it can be simulated only.
       linear_activation_bits: bits of the tensors that feed only other operators (adds, pools).
       input_bits: bits of the network input.
       first_last_bits: bits of the first and last layer's kernel and of the last layer's input;
@@ -73,8 +80,12 @@ class PTQConfig:
       fold_batch_norm: fold batch norms into their layers.
       equalize: cross-layer equalization before quantization (off: per-channel weights need it
         little, and it hurts at 4 bits and above).
+      split_channels: outlier channel splitting before quantization: the share of its input channels,
+        0 to 0.5, that is added to every layer where it can be; 0 for off. It costs parameters and
+        operations.
       weight_range: "mse" or "minmax", the initial weight scales.
-      activation_range: "mse" or "minmax", the initial activation ranges.
+      activation_range: "mse", "minmax" or "output", the initial activation ranges: of least error
+        of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
       optimize: optimization variables by name or instance; a tensor belongs to the first that
         claims its kind. Empty for ranges only.
       units: what is reconstructed at a time: "layer", "block" or "network".
@@ -96,6 +107,7 @@ class PTQConfig:
     layer_bits: Any = ()
     fold_batch_norm: bool = True
     equalize: bool = False
+    split_channels: float = 0.0
     weight_range: str = "mse"
     activation_range: str = "mse"
     optimize: tuple[Any, ...] = ("adaround", "lsq")
@@ -120,14 +132,15 @@ class PTQConfig:
         if isinstance(self.optimize, str):
             object.__setattr__(self, "optimize", (self.optimize,))
         object.__setattr__(self, "optimize", tuple(self.optimize or ()))
-        for name in ("weight_bits", "activation_bits", "linear_activation_bits", "input_bits"):
-            _check_bits(name, getattr(self, name))
+        _check_bits("weight_bits", self.weight_bits)
+        for name in ("activation_bits", "linear_activation_bits", "input_bits"):
+            _check_bits(name, getattr(self, name), wide=True)
         if self.first_last_bits is not None:
             _check_bits("first_last_bits", self.first_last_bits)
         for pattern, bits in self.layer_bits:
             self._check_layer_bits(pattern, bits)
         self._check_choice("weight_range", RANGE_METHODS)
-        self._check_choice("activation_range", RANGE_METHODS)
+        self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
         self._check_choice("units", UNITS)
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
             value = getattr(self, name)
@@ -136,6 +149,14 @@ class PTQConfig:
                 raise ValueError(
                     f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
                 )
+        share = self.split_channels
+        is_number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if not (is_number and 0 <= share <= MAX_SPLIT):
+            raise ValueError(
+                f"`split_channels` must be a share from 0 to {MAX_SPLIT}. "
+                f"Received: split_channels={share!r}"
+            )
+        object.__setattr__(self, "split_channels", float(share))  # 0 and 0.0 are the same in JSON
         rate = self.learning_rate
         if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
             raise ValueError(
@@ -164,8 +185,8 @@ class PTQConfig:
                 "A value of `layer_bits` must be bits or a pair (weight_bits, activation_bits). "
                 f"Received: {pattern!r}: {bits!r}"
             )
-        for value in pair:
-            _check_bits(f"layer_bits[{pattern!r}]", value)
+        for value, wide in zip(pair, (False, True), strict=True):
+            _check_bits(f"layer_bits[{pattern!r}]", value, wide)
 
     def bits_of_layer(self, name: str, first_or_last: bool = False) -> tuple[int, int]:
         """``(weight_bits, activation_bits)`` of the layer of this name, exceptions included."""

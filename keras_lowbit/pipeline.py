@@ -24,7 +24,9 @@ from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
+from keras_lowbit.reconstruct.variables import ClosedForm
 from keras_lowbit.version import __version__
 
 
@@ -82,10 +84,15 @@ def quantize(
     graph = insert_requantization(prepared, config)
     teacher = build(graph)
     student = insert_quantizers(graph, place(graph, config))
-    calibrate(student.model, data, config.weight_range, config.activation_range, seed)
+    to_output = config.activation_range == "output"
+    first_range = "mse" if to_output else config.activation_range
+    calibrate(student.model, data, config.weight_range, first_range, seed)
+    if to_output:
+        match_output(student, inputs)
     student.make_room_for_biases()
     check_before_work(model, teacher, student, data)
     # Step 3: unit by unit.
+    watching.set_model(student.model)
     records = reconstructor.run(student, teacher, inputs)
     # Step 4: end to end.
     saved = checkpoint.load("end_to_end") if checkpoint else None
@@ -121,7 +128,7 @@ def _methods(config: PTQConfig) -> dict[str, str]:
     """How the values of "weight" and "activation" tensors are found, e.g. "mse+adaround"."""
     found = {"weight": [config.weight_range], "activation": [config.activation_range]}
     for target, owner in owners(config).items():
-        if owner and config.steps:
+        if owner and (config.steps or isinstance(owner, ClosedForm)):
             found[target].append(owner.name)
         if config.tune_network and config.tune_steps:
             found[target].append("end to end")

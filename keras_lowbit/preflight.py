@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from keras_lowbit.export.lower import lower
 from keras_lowbit.export.op_rules import check_program
@@ -20,7 +21,10 @@ def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.
     Raises:
       ValueError: one of them is not so.
     """
-    check_program(lower(student.graph, student.placement, student.values()))
+    if student.placement.too_wide():
+        logging.warning("keras_lowbit: 16-bit activations can be simulated, not exported.")
+    else:
+        check_program(lower(student.graph, student.placement, student.values()))
     if any(tf.as_dtype(tensor.dtype).is_integer for tensor in model.inputs):
         return  # the teacher takes floats
     few = [x[:SAMPLES_COMPARED] for x in data]

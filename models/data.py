@@ -1,14 +1,16 @@
 """The data sets of the study as plain NumPy arrays.
 
-All but the handwritten digits are read from the folder named by KERAS_LOWBIT_DATA; CIFAR-10 is
-downloaded where that folder is not at hand.
+All but the handwritten digits are read from the folder named by KERAS_LOWBIT_DATA, or downloaded
+from where they are published if they are not there.
 """
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from models import official_downloads
 from models.cifar10_format import decode_planes, read_archive
 from models.data_files import (
     CACHE_FOLDER,
@@ -127,18 +129,25 @@ def load_uci_har() -> HumanActivity:
     """UCI HAR: x float32 [n, 128, 9], y uint8 0..5; 7,352 train and 2,947 test windows.
 
     Not normalised. Source: Anguita et al., "A Public Domain Dataset for Human Activity
-    Recognition Using Smartphones", ESANN 2013.
+    Recognition Using Smartphones", ESANN 2013; `official_downloads.uci_har` says how the download
+    differs from the local file.
     """
-    return HumanActivity(**_load_npz("data/uci_har.npz", HumanActivity._fields))
+    return HumanActivity(
+        **_arrays("data/uci_har.npz", HumanActivity._fields, official_downloads.uci_har)
+    )
 
 
 def load_kws() -> KeywordSpotting:
     """Speech Commands, 12 classes: x float32 [n, 49, 10, 1] MFCCs as the DS-CNN takes them.
 
-    1,232 calibration rows (275 spoken clips, augmented, and silence) and the 4,890 test clips.
+    1,232 calibration rows (275 spoken clips, augmented, and silence) and the 4,890 test clips. The
+    download has the same test clips and 1,024 others to calibrate on, see
+    `official_downloads.keyword_spotting`.
     Source: P. Warden, "Speech Commands", arXiv 1804.03209, 2018; features as in MLPerf Tiny.
     """
-    loaded = KeywordSpotting(**_load_npz("data/kws.npz", KeywordSpotting._fields))
+    loaded = KeywordSpotting(
+        **_arrays("data/kws.npz", KeywordSpotting._fields, official_downloads.keyword_spotting)
+    )
     return loaded._replace(
         x_calib=loaded.x_calib[..., np.newaxis], x_test=loaded.x_test[..., np.newaxis]
     )
@@ -147,10 +156,13 @@ def load_kws() -> KeywordSpotting:
 def load_vww() -> VisualWakeWords:
     """Visual wake words: x float32 [n, 96, 96, 3] in 0..1; 1,160 calibration and 1,000 test.
 
-    Calibration rows 580 and up are rows 0..579 mirrored. Source: Microsoft COCO (Lin et al.,
-    2014) and Open Images, the test set as in MLPerf Tiny.
+    Calibration rows 580 and up are rows 0..579 mirrored. The download has 1,024 others, and the
+    same test pictures as JPEG, see `official_downloads.visual_wake_words`. Source: Microsoft COCO
+    (Lin et al., 2014) and Open Images, the test set as in MLPerf Tiny.
     """
-    loaded = VisualWakeWords(**_load_npz("data/vww.npz", VisualWakeWords._fields))
+    loaded = VisualWakeWords(
+        **_arrays("data/vww.npz", VisualWakeWords._fields, official_downloads.visual_wake_words)
+    )
     return loaded._replace(
         x_calib=loaded.x_calib / np.float32(255), x_test=loaded.x_test / np.float32(255)
     )
@@ -159,11 +171,22 @@ def load_vww() -> VisualWakeWords:
 def _cifar10_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 32, 32, 3] and labels uint8 [n] of the split "train" or "test"."""
     name = "data/cifar10.npz"
-    if not (os.environ.get(ENVIRONMENT_VARIABLE) and (data_root() / name).is_file()):
+    if not _is_local(name):
         archive = download(_CIFAR10_URL, CACHE_FOLDER.expanduser(), _CIFAR10_URL_SHA256)
         return read_archive(archive, split)
     arrays = _load_npz(name, (f"x_{split}_res", f"y_{split}"))
     return decode_planes(arrays[f"x_{split}_res"]), arrays[f"y_{split}"]
+
+
+def _arrays(
+    relative_path: str, names: tuple[str, ...], official: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The named arrays of the local file, or of `official()` if there is none."""
+    return _load_npz(relative_path, names) if _is_local(relative_path) else official()
+
+
+def _is_local(relative_path: str) -> bool:
+    return bool(os.environ.get(ENVIRONMENT_VARIABLE)) and (data_root() / relative_path).is_file()
 
 
 def _load_npz(relative_path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:

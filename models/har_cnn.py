@@ -1,7 +1,13 @@
 """The paper's network for human activity recognition: 1-D convolutions over motion windows."""
 
+from pathlib import Path
+
 import tf_keras
 from tf_keras import layers
+
+from models.weight_files import load_weights
+
+WEIGHTS_PATH = Path(__file__).with_name("har_cnn.npz")
 
 
 def build() -> tf_keras.Model:
@@ -25,3 +31,10 @@ def build() -> tf_keras.Model:
     hidden = layers.ReLU(name="dense_relu")(hidden)
     probabilities = layers.Dense(6, activation="softmax", name="classifier")(hidden)
     return tf_keras.Model(window, probabilities, name="har_cnn")
+
+
+def load() -> tf_keras.Model:
+    """The net of `build()` with the weights that `python -m models.train_har` wrote."""
+    model = build()
+    load_weights(model, WEIGHTS_PATH)
+    return model

@@ -19,7 +19,7 @@ LONGEST_FILE = 300
 LEVELS = {
     "_keras": 0, "config": 0, "quantizers.numerics": 0,
     "graph": 1, "layer_table": 1, "reader": 1, "callbacks": 1, "quantizers.ranges": 1,
-    "quantizers.tensor_quantizers": 1, "reconstruct.variables": 1,
+    "quantizers.tensor_quantizers": 1, "reconstruct.variables": 1, "reconstruct.moments": 1,
     "calibration_data": 2, "accounting": 2, "checkpoint": 2, "preprocess": 2, "quantizers": 2,
     "reconstruct": 2, "finetune": 2,
     "quantized_model": 3, "analysis": 3, "export": 3, "search": 3,

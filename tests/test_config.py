@@ -31,7 +31,9 @@ def test_bits_are_checked(bits: Any) -> None:
     ("fields", "message"),
     [
         ({"weight_bits": 1}, "weight_bits=1"),
-        ({"activation_bits": 16}, "activation_bits=16"),
+        ({"weight_bits": 16}, "weight_bits=16"),
+        ({"activation_bits": 12}, "or 16 for activations.*activation_bits=12"),
+        ({"layer_bits": {"conv": (16, 16)}}, "layer_bits\\['conv'\\]"),
         ({"linear_activation_bits": 0}, "linear_activation_bits=0"),
         ({"input_bits": 9}, "input_bits=9"),
         ({"first_last_bits": 12}, "first_last_bits=12"),
@@ -45,6 +47,10 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
         ({"calibration_samples": 1.5}, "calibration_samples=1.5"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"split_channels": 0.6}, "from 0 to 0.5. Received: split_channels=0.6"),
+        ({"split_channels": -0.1}, "split_channels=-0.1"),
+        ({"split_channels": True}, "split_channels=True"),
+        ({"split_channels": float("nan")}, "split_channels=nan"),
     ],
 )
 def test_refusals_name_the_field(fields: dict[str, Any], message: str) -> None:
@@ -77,6 +83,7 @@ def test_presets() -> None:
         PTQConfig(),
         PTQConfig(layer_bits={"a|b": 8, "c": (2, 4)}, learning_rate=0.1, optimize=()),
         PTQConfig.edge8(2, optimize=[AdaRound(), "lsq"], units="layer", equalize=True),
+        PTQConfig(split_channels=0.1),
     ],
 )
 def test_json_both_ways(config: PTQConfig) -> None:
@@ -92,5 +99,6 @@ def test_a_configuration_is_frozen_and_compares_by_value() -> None:
     assert config != PTQConfig(layer_bits={"a": 5})
     assert PTQConfig(optimize="lsq").optimize == ("lsq",)
     assert PTQConfig(optimize=None).optimize == ()
+    assert PTQConfig(split_channels=0) == PTQConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 3  # type: ignore[misc]

@@ -43,6 +43,20 @@ def test_quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
         assert words in printed
 
 
+def test_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = "\n".join(executed(REPOSITORY / "notebooks/02_the_pipeline.ipynb", monkeypatch))
+    for words in (
+        "float accuracy: 9",
+        "stem_norm: ",
+        "accuracy with MSE ranges: ",
+        "rounded away from the nearest code: ",
+        "accuracy after reconstruction: ",
+        "accuracy after bias tuning: ",
+        "bitsplit  ",
+    ):
+        assert words in printed
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_stripped(path: Path) -> None:
     """So that a change of a notebook is a change of its text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -147,6 +149,66 @@ def test_mistakes_show_before_any_work() -> None:
         config = PTQConfig(optimize=optimize)
         with pytest.raises(ValueError, match="optimiz"):
             pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
+
+
+def test_blocks_of_a_layerwise_variable_are_refused_before_any_work() -> None:
+    config = PTQConfig(optimize=("bitsplit",), units="block")
+    x = networks.samples(make(), 40)[0]
+    with pytest.raises(ValueError, match="'bitsplit'.*one layer.*units='block'"):
+        pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
+
+
+def test_wide_activations_lose_nothing_and_are_not_exported(tmp_path: Path) -> None:
+    """16 bits are as good as float; no int8 container holds them."""
+    model = make()
+    x = networks.samples(model, 64)[0]
+    wide = dict.fromkeys(("activation_bits", "input_bits", "linear_activation_bits"), 16)
+    config = dataclasses.replace(RANGES, weight_bits=8, activation_range="minmax", **wide)
+    qmodel = pipelines.quantized(model, config, x)
+    narrow = pipelines.quantized(model, dataclasses.replace(RANGES, weight_bits=8), x)
+
+    def error(quantized: keras_lowbit.QuantizedModel) -> float:
+        """With the teacher's weights, so that only activations are rounded."""
+        student = quantized.student
+        with contextlib.ExitStack() as floats:
+            for quantizer in student.weight_quantizers.values():
+                floats.enter_context(quantizer.following(lambda kernel: kernel))
+            logits = tf_keras.Model(student.model.inputs, student.tensor("last"))(x)
+        wanted = tf_keras.Model(
+            quantized.teacher.inputs, quantized.teacher.get_layer("last").output
+        )(x)
+        return float(np.mean((logits - wanted) ** 2) / np.mean(np.square(wanted)))
+
+    assert error(qmodel) < 1e-7 < error(narrow)
+    with pytest.raises(ValueError, match="simulation only.*16 bits for \\['image'"):
+        qmodel.export(tmp_path / "wide.tflite")
+    assert not (tmp_path / "wide.tflite").exists()
+    assert qmodel.cost().bops == 4 * narrow.cost().bops
+
+
+def test_a_callback_sees_the_model_between_the_steps() -> None:
+    class Look(Callback):
+        def __init__(self) -> None:
+            self.outputs: dict[str, np.ndarray] = {}
+
+        def on_reconstruct_begin(self, logs: Any = None) -> None:
+            self.outputs["ranges"] = self.model(x).numpy()
+
+        def on_reconstruct_end(self, logs: Any = None) -> None:
+            self.outputs["reconstruction"] = self.model(x).numpy()
+
+    model = make()
+    x = networks.samples(model, 64)[0]
+    look = Look()
+    config = PTQConfig(2, 4, units="layer", steps=20, tune_steps=20)
+    qmodel = pipelines.quantized(model, config, x, callbacks=[look])
+    only_ranges = dataclasses.replace(config, optimize=(), tune_steps=0)
+    np.testing.assert_array_equal(
+        look.outputs["ranges"], pipelines.quantized(model, only_ranges, x).model(x)
+    )
+    untuned = pipelines.quantized(model, dataclasses.replace(config, tune_steps=0), x)
+    np.testing.assert_array_equal(look.outputs["reconstruction"], untuned.model(x))
+    assert look.model is qmodel.model
 
 
 def test_few_samples_warn_when_calibrating_only(tmp_path: Path) -> None:

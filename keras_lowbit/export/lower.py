@@ -64,6 +64,12 @@ class _Lowering:
         self.tensors: dict[str, ir.Tensor] = {}
         self.ops: list[ir.Op] = []
         self.where: dict[str, str] = {}
+        if placement.too_wide():
+            raise ValueError(
+                "Codes of more than 8 bits fit no int8 container: activations of 16 bits are for "
+                "simulation only. Use activation_bits, input_bits and linear_activation_bits of 2 to "
+                f"8. Received: 16 bits for {list(placement.too_wide())}"
+            )
         self.grids = {name: self._grid(name) for name in placement.activations}
 
     def program(self) -> ir.Program:

@@ -7,14 +7,19 @@ from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.equalize import equalize
 from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
 from keras_lowbit.preprocess.hoist_relu import hoist_relu
+from keras_lowbit.preprocess.split_channels import split_channels
+from keras_lowbit.quantizers.placement import place
 
 
 def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
-    """Fold batch norms, move ReLUs into kernels and, if asked, equalize; outputs are unchanged.
+    """Fold batch norms, move ReLUs into kernels and, if asked, equalize and split channels.
+
+    Outputs are unchanged.
 
     Args:
       graph: as read.
-      config: ``fold_batch_norm`` and ``equalize`` matter.
+      config: ``fold_batch_norm``, ``equalize`` and ``split_channels`` matter, and for the last the
+        grids of the weights.
 
     Returns:
       The graph and, by layer name, what was done to it.
@@ -36,4 +41,8 @@ def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
     if config.equalize:
         graph, pairs = equalize(graph)
         notes |= {first: f"equalized with {second}" for first, second in pairs}
+    if config.split_channels:
+        specs = place(graph, config).weights
+        graph, split = split_channels(graph, config.split_channels, specs, config.weight_range)
+        notes |= {n: f"{notes[n]}; {note}" if n in notes else note for n, note in split.items()}
     return graph, notes

@@ -38,6 +38,10 @@ class Placement:
     heads: tuple[str, ...]
     inputs: dict[str, str]
 
+    def too_wide(self) -> tuple[str, ...]:
+        """Groups whose codes no int8 container holds: such a model can only be simulated."""
+        return tuple(name for name, spec in self.activations.items() if spec.bits > 8)
+
 
 def fused_relu(graph: Graph, node: Node) -> Node | None:
     """The ReLU that runs inside ``node``'s kernel; None if there is none."""
@@ -190,10 +194,9 @@ def _activation_spec(
         )
     if any(node.kind in FIXED_RANGE for node in nodes):
         return TensorSpec(8, symmetric=False, unsigned=True)
-    if any(source[name] in members for name in graph.outputs):
-        return TensorSpec(8, symmetric=False, unsigned=unsigned)
-    if any(n.kind in FIXED_RANGE for name in members for n in _readers(graph, name)):
-        return TensorSpec(8, symmetric=False, unsigned=unsigned)  # logits
+    logits = any(n.kind in FIXED_RANGE for name in members for n in _readers(graph, name))
+    if logits or any(source[name] in members for name in graph.outputs):
+        return TensorSpec(max(8, config.linear_activation_bits), False, (), unsigned)
     if any(node.kind == "Input" for node in nodes):
         return TensorSpec(config.input_bits, symmetric=False)
     wanted = [_bits_wanted(graph, name, config) for name in members]

@@ -67,9 +67,9 @@ def activation_range(
     if high - low <= 0.0:
         return np.float32(1.0), 0
     if method == "minmax":
-        return _affine(low, high, spec)
+        return affine(low, high, spec)
     values = np.ravel(values).astype(np.float64)
-    best = _affine(low, high, spec)
+    best = affine(low, high, spec)
     best_error = _error(values, *best, spec)
     ends = (low, high)
     # Both ends shrink together first, then each by itself around the best.
@@ -77,7 +77,7 @@ def activation_range(
         start = ends
         for fraction in np.linspace(1.0, 0.05, CANDIDATES):
             trial = tuple(e * fraction if s else e for e, s in zip(start, ends_shrunk, strict=True))
-            candidate = _affine(trial[0], trial[1], spec)
+            candidate = affine(trial[0], trial[1], spec)
             error = _error(values, *candidate, spec)
             if error < best_error:
                 best, best_error, ends = candidate, error, (trial[0], trial[1])
@@ -86,7 +86,8 @@ def activation_range(
     return best
 
 
-def _affine(low: float, high: float, spec: TensorSpec) -> tuple[np.float32, int]:
+def affine(low: float, high: float, spec: TensorSpec) -> tuple[np.float32, int]:
+    """Scale and zero point of the grid from ``low`` <= 0 to ``high`` >= 0."""
     width = max(high - low, float(np.finfo(np.float32).tiny) * 1e6)
     scale = np.float32(width / (spec.qmax - spec.qmin))
     zero_point = int(np.clip(np.rint(-low / np.float64(scale)), spec.qmin, spec.qmax))

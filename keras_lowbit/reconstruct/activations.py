@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ class UnitFunction:
 
     def __init__(self, unit: Unit, model: Any, student: Student | None) -> None:
         tensor = student.tensor if student else (lambda name: model.get_layer(name).output)
-        self._model = keras.Model(
-            [tensor(name) for name in unit.inputs], [tensor(name) for name in unit.outputs]
-        )
+        self._model = None  # nothing between inputs and outputs
+        if unit.inputs != unit.outputs:
+            self._model = keras.Model(
+                [tensor(name) for name in unit.inputs], [tensor(name) for name in unit.outputs]
+            )
         self._quantizers = []
         self._bypassed = []
         if student:
@@ -39,7 +42,8 @@ class UnitFunction:
             self._quantizers = [student.activation_quantizers[group[n]] for n in unit.inputs]
             # A concatenation may share a grid across its units; values then stay quantized.
             self._bypassed = [
-                student.activation_quantizers[g] for g in {group[n] for n in unit.outputs} - inside
+                student.activation_quantizers[g]
+                for g in {group[n] for n in unit.outputs if n in group} - inside
             ]
 
     def __call__(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -51,6 +55,8 @@ class UnitFunction:
                 inputs = [
                     q(x, False, q.variables) for q, x in zip(self._quantizers, inputs, strict=True)
                 ]
+            if self._model is None:
+                return inputs
             outputs = self._model(inputs if len(inputs) > 1 else inputs[0], training=False)
         finally:
             for quantizer in self._bypassed:
@@ -59,11 +65,13 @@ class UnitFunction:
 
     def map(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """The outputs for a whole calibration set, computed in batches."""
-        parts = [  # not compiled: tracing takes longer than the few batches
-            self([x[start : start + BATCH] for x in inputs])
-            for start in range(0, len(inputs[0]), BATCH)
-        ]
-        return [tf.concat(column, axis=0) for column in zip(*parts, strict=True)]
+        return [tf.concat(column, axis=0) for column in zip(*self.batches(inputs), strict=True)]
+
+    def batches(self, inputs: list[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
+        """The outputs for a calibration set, one batch after the other."""
+        # Not compiled: tracing takes longer than the few batches.
+        for start in range(0, len(inputs[0]), BATCH):
+            yield self([x[start : start + BATCH] for x in inputs])
 
 
 def _unchanged(x: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ quantized inputs enter; the target is the float model's output.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,32 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction
+from keras_lowbit.reconstruct.moments import input_moments
 from keras_lowbit.reconstruct.training import attach, movable_groups, train
 from keras_lowbit.reconstruct.units import Unit, find_units
-from keras_lowbit.reconstruct.variables import OptimizationVariable
+from keras_lowbit.reconstruct.variables import ClosedForm, Grid, OptimizationVariable
 
 
 def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
     """Which variable of ``config.optimize`` owns "weight" and "activation": the first that can.
 
     Raises:
-      ValueError: a variable is left with nothing to optimise.
+      ValueError: a variable is left with nothing to optimise, or cannot work on such units.
     """
     chosen = [variables.get(identifier) for identifier in config.optimize]
+    solving = [v.name for v in chosen if isinstance(v, ClosedForm)]
+    if solving and config.units != "layer":
+        raise ValueError(
+            f"{solving} solves the least-squares problem of one layer, and the output of several "
+            "layers is not linear in their weights. Use units='layer'. "
+            f"Received: units={config.units!r}, optimize={config.optimize!r}"
+        )
     if chosen and config.learning_rate is not None:
+        if chosen[0].name in solving:
+            raise ValueError(
+                f"{chosen[0].name!r} has no learning rate. Leave `learning_rate` as None. "
+                f"Received: learning_rate={config.learning_rate!r}"
+            )
         arguments = {**vars(chosen[0]), "learning_rate": config.learning_rate}
         chosen[0] = type(chosen[0])(**arguments)
     owned = {
@@ -100,7 +114,10 @@ class Reconstructor:
             owned |= groups
             record = self._restore(student, index)
             if record is None:
-                record = self._optimise(index, unit, student, function, groups, arrived, wanted)
+                floats = targets.inputs_of(unit)
+                record = self._optimise(
+                    index, unit, student, teacher, function, groups, arrived, floats, wanted
+                )
                 self._save(student, index, unit, groups, record)
             records.append(record)
             cache.advance(index, function.map(arrived))
@@ -113,24 +130,31 @@ class Reconstructor:
         index: int,
         unit: Unit,
         student: Student,
+        teacher: Any,
         function: UnitFunction,
         groups: set[str],
         arrived: list[tf.Tensor],
+        floats: list[tf.Tensor],
         wanted: list[tf.Tensor],
     ) -> dict[str, Any]:
         power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
         before = float(relative_error(function.map(arrived), wanted, power))
         record = {"name": unit.name, "error_before": before, "error_after": before}
-        attached = attach(student, unit.layers, groups, *self.owners.values())
-        if not (attached and unit.layers and self.config.steps):
+        weight, activation = self.owners["weight"], self.owners["activation"]
+        solver = weight if isinstance(weight, ClosedForm) and unit.layers else None
+        steps = self.config.steps if unit.layers else 0
+        attached = attach(student, unit.layers, groups, None if solver else weight, activation)
+        if not solver and not (attached and steps):
             return record
-        self.callbacks.on_unit_begin(index, {"name": unit.name, "steps": self.config.steps})
+        self.callbacks.on_unit_begin(index, {"name": unit.name, "steps": max(steps, 1)})
+        if solver:
+            _solve(solver, unit, student, teacher, arrived, floats)
         train(
             function, attached, [], arrived, wanted,
             # Relative to the start, so that penalties weigh the same in every unit.
             lambda outputs, batch: relative_error(outputs, batch, power) / (before + 1e-12),
-            steps=self.config.steps, batch_size=self.config.batch_size, bias_learning_rate=0.0,
-            generator=np.random.default_rng([self.seed, index]),
+            steps=steps if attached else 0, batch_size=self.config.batch_size,
+            bias_learning_rate=0.0, generator=np.random.default_rng([self.seed, index]),
             on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
         )  # fmt: skip
         record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
@@ -154,6 +178,30 @@ class Reconstructor:
         values, record = saved
         student.assign(values)
         return record
+
+
+def _solve(
+    variable: ClosedForm,
+    unit: Unit,
+    student: Student,
+    teacher: Any,
+    arrived: list[tf.Tensor],
+    floats: list[tf.Tensor],
+) -> None:
+    """Solve for the kernel of a unit's layer and write it into the student."""
+    for name in unit.layers:
+        node = student.graph[name]
+        before_layer = dataclasses.replace(unit, inner=(), outputs=node.inputs)
+        quantized = UnitFunction(before_layer, student.model, student).batches(arrived)
+        wanted = UnitFunction(before_layer, teacher, None).batches(floats)
+        moments = input_moments(
+            node, ((x_hat, x) for (x_hat,), (x,) in zip(quantized, wanted, strict=True))
+        )
+        quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
+        grid = Grid(quantizer.spec, quantizer.variables["scale"].value())
+        hard, scale = variable.solve(kernel.numpy(), grid, moments)
+        kernel.assign(hard)
+        quantizer.variables["scale"].assign(scale)
 
 
 def relative_error(

@@ -125,12 +125,13 @@ def train(
       on_step_end: called with the step and its logs.
     """
     optimizers = []
-    for variable in dict.fromkeys(member.variable for member in attached):
-        states = [member.state for member in attached if member.variable == variable]
-        trained = [v for state in states for v in state.values()]
-        optimizers.append(
-            (_adam(variable.learning_rate, variable.decays * steps, trained), trained)
-        )
+    alike: dict[tuple[float, int], list[tf.Variable]] = {}
+    for member in attached:
+        for name, value in member.state.items():
+            rate = member.variable.learning_rate_of(name)
+            alike.setdefault((rate, member.variable.decays * steps), []).append(value)
+    for (rate, decay_steps), trained in alike.items():
+        optimizers.append((_adam(rate, decay_steps, trained), trained))
     if biases:
         shifts = [member.shift for member in biases]
         optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))

@@ -62,6 +62,15 @@ def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None
     assert all(q.rule is None for q in qmodel.student.activation_quantizers.values())
 
 
+def test_what_makes_it_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keras_lowbit.finetune.end_to_end.BIAS_LEARNING_RATE", 10.0)
+    qmodel = calibrated()
+    before = qmodel.student.values()
+    record = tune(qmodel, tune_network=False, tune_steps=3)
+    assert record["error_after"] == record["error_before"]
+    assert changed(qmodel, before) == set()
+
+
 def test_without_bias_tuning_biases_stay() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()

@@ -123,12 +123,32 @@ def test_vww_is_scaled_to_one(shared_data: Path) -> None:
     assert np.bincount(photographs.y_test).tolist() == [500, 500]
 
 
-def test_absent_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("KERAS_LOWBIT_DATA", str(tmp_path))
-    for loader, name in (
-        (data.load_uci_har, "uci_har"),
-        (data.load_kws, "kws"),
-        (data.load_vww, "vww"),
-    ):
-        with pytest.raises(ValueError, match=f"data/{name}.npz is missing"):
-            loader()
+@pytest.mark.parametrize("is_set", [True, False], ids=["absent file", "variable unset"])
+def test_official_downloads_stand_in_for_absent_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_set: bool
+) -> None:
+    """Their arrays go the way of the local ones: named fields, units, channel axes."""
+    monkeypatch.delenv("KERAS_LOWBIT_DATA", raising=False)
+    if is_set:
+        monkeypatch.setenv("KERAS_LOWBIT_DATA", str(tmp_path))
+    windows = {name: np.full(3, row) for row, name in enumerate(data.HumanActivity._fields)}
+    labels = {"y_calib": np.zeros(2, np.uint8), "y_test": np.ones(4, np.uint8)}
+    features = {"x_calib": np.zeros((2, 49, 10)), "x_test": np.ones((4, 49, 10))}
+    images = {
+        "x_calib": np.zeros((2, 96, 96, 3), np.uint8),
+        "x_test": np.full((4, 96, 96, 3), 255, np.uint8),
+    }
+    official = data.official_downloads
+    monkeypatch.setattr(official, "uci_har", lambda: windows)
+    folds = {"test_fold": np.arange(4)}
+    monkeypatch.setattr(official, "keyword_spotting", lambda: features | labels | folds)
+    monkeypatch.setattr(official, "visual_wake_words", lambda: images | labels)
+
+    assert data.load_uci_har() == data.HumanActivity(**windows)
+    clips = data.load_kws()
+    assert (clips.x_calib.shape, clips.x_test.shape) == ((2, 49, 10, 1), (4, 49, 10, 1))
+    assert clips.test_fold is folds["test_fold"]
+    photographs = data.load_vww()
+    assert photographs.x_test.dtype == np.float32
+    assert (photographs.x_test == 1.0).all()
+    assert photographs.y_test is labels["y_test"]

@@ -38,12 +38,25 @@ def test_gradients_by_hand() -> None:
     np.testing.assert_allclose(tape.gradient(total, state["shift"]), [[0.5], [0.0]])
 
 
-def test_the_scale_learns_at_its_own_rate() -> None:
-    """A step of the optimizer, ``learning_rate`` long, changes the scale by its own rate."""
+def test_scales_learn_at_their_own_rate() -> None:
     variable = AdaQuant(learning_rate=1e-2, scale_learning_rate=2e-3)
-    weights = tf.constant([[0.6]])
-    state = variable.init(weights, GRID)
-    state["log_factor"].assign([[1e-2]])
-    _, grid = variable.harden(weights, GRID, state)
-    np.testing.assert_allclose(grid.scale, [[0.5 * np.exp(2e-3)]], rtol=1e-6)
-    assert "log_factor" not in AdaQuant(scale_learning_rate=0.0).init(weights, GRID)
+    state = variable.init(tf.constant([[0.6]]), GRID)
+    rates = {name: variable.learning_rate_of(name) for name in state}
+    assert rates == {"shift": 1e-2, "factor": 2e-3}
+
+
+def test_activation_ranges_move_too() -> None:
+    """Eq. 3 of the paper is over the scales of weights and inputs; here as LSQ moves them."""
+    grid = Grid(TensorSpec(3, symmetric=False), tf.constant(0.5), tf.constant(2.0))
+    variable = AdaQuant(scale_learning_rate=2e-3)
+    state = variable.init(None, grid)
+    assert {name: variable.learning_rate_of(name) for name in state} == {
+        "factor": 2e-3, "offset": 2e-3,
+    }  # fmt: skip
+    x = tf.constant([0.1, 0.9, 3.0])
+    np.testing.assert_array_equal(variable.quantize(x, grid, state), grid.nearest(x))
+    state["factor"].assign(2.0)
+    tensor, moved = variable.harden(None, grid, state)
+    assert tensor is None
+    assert float(moved.scale) == 1.0
+    np.testing.assert_array_equal(variable.quantize(x, grid, state), moved.nearest(x))

@@ -212,7 +212,7 @@ def assert_no_rules(toy: Toy) -> None:
     assert all(quantizer.rule is None for quantizer in quantizers)
 
 
-@pytest.mark.parametrize("identifier", ["bitsplit", None, 3, {"name": "adarond"}, {}])
+@pytest.mark.parametrize("identifier", ["bitsplits", None, 3, {"name": "adarond"}, {}])
 def test_unknown_variables_are_refused(identifier: Any) -> None:
     with pytest.raises(ValueError, match="Unknown optimization variable.*'adaquant', 'adaround'"):
         variables.get(identifier)

@@ -7,12 +7,24 @@ from typing import Any
 
 from keras_lowbit.reconstruct.variables.adaquant import AdaQuant
 from keras_lowbit.reconstruct.variables.adaround import AdaRound
-from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable
+from keras_lowbit.reconstruct.variables.base import ClosedForm, Grid, OptimizationVariable
+from keras_lowbit.reconstruct.variables.bitsplit import BitSplit
 from keras_lowbit.reconstruct.variables.lsq import LSQ
 
-__all__ = ["LSQ", "AdaQuant", "AdaRound", "Grid", "OptimizationVariable", "get"]
+__all__ = [
+    "LSQ",
+    "AdaQuant",
+    "AdaRound",
+    "BitSplit",
+    "ClosedForm",
+    "Grid",
+    "OptimizationVariable",
+    "get",
+]
 
-_BY_NAME: dict[str, type[OptimizationVariable]] = {v.name: v for v in (AdaQuant, AdaRound, LSQ)}
+_BY_NAME: dict[str, type[OptimizationVariable]] = {
+    v.name: v for v in (AdaQuant, AdaRound, BitSplit, LSQ)
+}
 
 
 def get(identifier: Any) -> OptimizationVariable:

@@ -6,10 +6,12 @@ import abc
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantizers.numerics import fake_quantize
+from keras_lowbit.reconstruct.moments import Moments
 
 State = dict[str, tf.Variable]
 
@@ -57,6 +59,11 @@ class OptimizationVariable(abc.ABC):
     def quantize(self, tensor: tf.Tensor, grid: Grid, state: State) -> tf.Tensor:
         """The soft, differentiable stand-in for the quantized tensor, same shape."""
 
+    def learning_rate_of(self, name: str) -> float:
+        """The learning rate of one entry of the state; the same for all by default."""
+        del name
+        return self.learning_rate
+
     def penalty(self, state: State, progress: tf.Tensor) -> tf.Tensor:
         """A term of the loss; ``progress`` runs from 0 to 1. None by default."""
         return tf.constant(0.0)
@@ -80,3 +87,29 @@ class OptimizationVariable(abc.ABC):
 
     def __hash__(self) -> int:
         return hash(tuple(sorted((k, repr(v)) for k, v in self.to_dict().items())))
+
+
+class ClosedForm(OptimizationVariable):
+    """A variable that solves for the weights of one layer instead of following gradients.
+
+    It sees a layer's least-squares problem, so it works on units of one layer only.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ("weight",)
+
+    @abc.abstractmethod
+    def solve(
+        self, tensor: np.ndarray, grid: Grid, moments: Moments
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The kernel on the grid and its scale, from the second moments of the layer's input."""
+
+    def init(self, tensor: tf.Tensor | None, grid: Grid) -> State:
+        return {}
+
+    def quantize(self, tensor: tf.Tensor, grid: Grid, state: State) -> tf.Tensor:
+        return grid.nearest(tensor)
+
+    def harden(
+        self, tensor: tf.Tensor | None, grid: Grid, state: State
+    ) -> tuple[tf.Tensor | None, Grid]:
+        return (None if tensor is None else grid.nearest(tensor)), grid

@@ -1,0 +1,106 @@
+"""Activation ranges of least error at the network's output, instead of at the tensor itself.
+
+The squared error of a tensor counts every value alike, but what follows may not: the first MFCC of a
+keyword, say, is several times larger than all others and tells little, so that the MSE range
+spends nearly all codes on it. Here each range is walked, one tensor at a time and with everything
+else in float, to where the network's output suffers least. (Nahshan et al. 2021, "Loss aware
+post-training quantization", search all ranges jointly for the same reason.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lowbit.quantizers.insert import Student
+from keras_lowbit.quantizers.ranges import affine
+from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.units import find_units
+
+SAMPLES = 128
+# First a ladder, since the error may be flat where a range is far too wide; then steps.
+LADDER = tuple(0.5**k for k in range(1, 7))
+RATIOS = (0.8, 1.25, 0.93, 1.075)
+LEAST_GAIN = 1e-3  # of the error, for a step to count
+
+Ends = tuple[float, float]
+
+
+def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
+    """Walk the range of every activation tensor of less than 8 bits to the least output error.
+
+    At 8 bits and above, ranges hardly matter and stay as they are.
+
+    Args:
+      student: calibrated; only scales and zero points of activations change.
+      inputs: calibration samples, float32 (samples, ...), by input node; the first 128 count.
+    """
+    units = find_units(student.graph, student.placement, "network")
+    if not units:
+        return
+    function = UnitFunction(units[0], student.model, student)
+    few = [tf.constant(inputs[name][:SAMPLES]) for name in units[0].inputs]
+    quantizers = student.activation_quantizers
+    with contextlib.ExitStack() as floats:
+        for quantizer in (*student.weight_quantizers.values(), *quantizers.values()):
+            floats.enter_context(quantizer.following(_unchanged))
+        wanted = function.map(few)
+        power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
+
+        def output_error() -> float:
+            outputs = function.map(few)
+            return sum(
+                float(tf.reduce_mean(tf.square(output - target))) / scale
+                for output, target, scale in zip(outputs, wanted, power, strict=True)
+            )
+
+        for quantizer in quantizers.values():
+            if quantizer.spec.bits < 8:
+                quantizer.rule = None
+                _walk(quantizer, output_error)
+                quantizer.rule = _unchanged
+
+
+def _walk(quantizer: Any, output_error: Callable[[], float]) -> None:
+    """Stretch and shrink the range, both ends together and each by itself, while it helps."""
+    spec, variables = quantizer.spec, quantizer.variables
+    scale, zero_point = float(variables["scale"]), float(variables["zero_point"])
+    best = ((spec.qmin - zero_point) * scale, (spec.qmax - zero_point) * scale)
+    least = output_error()
+
+    def moved(ends: Ends, ratio: float, moves: tuple[bool, bool]) -> Ends:
+        low, high = (end * ratio if move else end for end, move in zip(ends, moves, strict=True))
+        return low, high
+
+    def is_better(ends: Ends) -> bool:
+        nonlocal best, least
+        _set(quantizer, ends)
+        error = output_error()
+        if error < least * (1.0 - LEAST_GAIN):
+            best, least = ends, error
+            return True
+        return False
+
+    signed = best[0] < 0.0 < best[1]
+    for moves in ((True, True), (True, False), (False, True)) if signed else ((True, True),):
+        start = best
+        for ratio in LADDER:
+            is_better(moved(start, ratio, moves))
+        for ratio in RATIOS:
+            while is_better(moved(best, ratio, moves)):
+                pass
+    _set(quantizer, best)
+
+
+def _set(quantizer: Any, ends: Ends) -> None:
+    scale, zero_point = affine(*ends, quantizer.spec)
+    quantizer.variables["scale"].assign(scale)
+    quantizer.variables["zero_point"].assign(float(zero_point))
+
+
+def _unchanged(x: tf.Tensor) -> tf.Tensor:
+    return x
