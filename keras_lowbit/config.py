@@ -86,8 +86,8 @@ class PTQConfig:
       weight_range: "mse" or "minmax", the initial weight scales.
       activation_range: "mse", "minmax" or "output", the initial activation ranges: of least error
         of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
-      optimize: optimization variables by name or instance; a tensor belongs to the first that
-        claims its kind. Empty for ranges only.
+      optimize: optimization variables by name or instance. Weights belong to the first that can
+        move them, activation ranges to the last. Empty for ranges only.
       units: what is reconstructed at a time: "layer", "block" or "network".
       steps: gradient steps per unit.
       batch_size: samples per step.

@@ -26,7 +26,8 @@ from keras_lowbit.reconstruct.variables import ClosedForm, Grid, OptimizationVar
 
 
 def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
-    """Which variable of ``config.optimize`` owns "weight" and "activation": the first that can.
+    """Which variable of ``config.optimize`` owns "weight" (the first that can) and "activation"
+    (the last that can).
 
     Raises:
       ValueError: a variable is left with nothing to optimise, or cannot work on such units.
@@ -48,10 +49,14 @@ def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
         arguments = {**vars(chosen[0]), "learning_rate": config.learning_rate}
         chosen[0] = type(chosen[0])(**arguments)
     owned = {
-        target: next((v for v in chosen if target in v.targets), None)
-        for target in ("weight", "activation")
+        target: next((v for v in candidates if target in v.targets), None)
+        for target, candidates in (("weight", chosen), ("activation", chosen[::-1]))
     }
-    idle = [v.name for v in chosen if v not in owned.values()]
+    idle = [
+        v.name
+        for v in chosen
+        if v not in owned.values() or any(owned[target] is not v for target in v.essential)
+    ]
     if idle:
         raise ValueError(
             "Two optimization variables claim the same tensors, and a tensor can have only one. "

@@ -137,7 +137,7 @@ def train(
         optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))
     watched = [v for _, trained in optimizers for v in trained]
 
-    @tf.function
+    @tf.function(autograph=False)  # nothing to convert, and quicker to trace
     def step(indices: tf.Tensor, progress: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = function([tf.gather(x, indices) for x in arrived])

@@ -162,9 +162,28 @@ def test_the_seed_decides() -> None:
     assert_same_values(first, again)
 
 
-def test_an_idle_variable_is_refused() -> None:
-    with pytest.raises(ValueError, match="Remove \\['adaquant'\\] from `optimize`"):
-        owners(PTQConfig(optimize=("adaround", "adaquant")))
+@pytest.mark.parametrize(
+    "optimize",
+    [
+        ("adaround", "adaquant"), ("adaquant", "adaround"), ("lsq", "adaround"),
+        ("lsq", "adaquant"), ("bitsplit", "adaround"),
+        ("adaround", "lsq", "bitsplit"), ("adaround", "adaround"),
+    ],
+)  # fmt: skip
+def test_variables_that_want_the_same_tensors_are_refused(optimize: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"claim the same tensors.*'{optimize[-1]}'.* from `opt"):
+        owners(PTQConfig(optimize=optimize, units="layer"))
+
+
+def test_weights_in_any_form_go_together_with_activation_ranges() -> None:
+    for weight in ("adaround", "bitsplit", "adaquant"):
+        owned = owners(PTQConfig(optimize=(weight, "lsq"), units="layer"))
+        assert owned == {"weight": variables.get(weight), "activation": variables.LSQ()}
+    both = owners(PTQConfig(optimize=("adaquant",)))
+    assert both == dict.fromkeys(("weight", "activation"), variables.AdaQuant())
+
+
+def test_an_unknown_variable_is_refused() -> None:
     with pytest.raises(ValueError, match="Unknown optimization variable"):
         owners(PTQConfig(optimize=("nearest",)))
 

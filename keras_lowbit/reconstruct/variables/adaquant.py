@@ -24,6 +24,7 @@ class AdaQuant(LSQ):
     """
 
     name: ClassVar[str] = "adaquant"
+    essential: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, learning_rate: float = 1e-2, scale_learning_rate: float = 1e-3) -> None:
         super().__init__(learning_rate)

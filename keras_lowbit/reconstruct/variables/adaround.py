@@ -32,6 +32,7 @@ class AdaRound(OptimizationVariable):
 
     name: ClassVar[str] = "adaround"
     targets: ClassVar[tuple[str, ...]] = ("weight",)
+    essential: ClassVar[tuple[str, ...]] = ("weight",)
     decays: ClassVar[bool] = False  # the penalty decides late, and must still be able to move
 
     def __init__(

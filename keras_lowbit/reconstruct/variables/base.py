@@ -47,7 +47,8 @@ class OptimizationVariable(abc.ABC):
     """
 
     name: ClassVar[str]
-    targets: ClassVar[tuple[str, ...]]  # of "weight", "activation"
+    targets: ClassVar[tuple[str, ...]]  # of "weight", "activation": what it may own
+    essential: ClassVar[tuple[str, ...]] = ()  # of its targets: what it is not to be without
     learning_rate: float
     decays: ClassVar[bool] = True  # the learning rate, along a cosine to zero
 
@@ -96,6 +97,7 @@ class ClosedForm(OptimizationVariable):
     """
 
     targets: ClassVar[tuple[str, ...]] = ("weight",)
+    essential: ClassVar[tuple[str, ...]] = ("weight",)
 
     @abc.abstractmethod
     def solve(
