@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint results clean
+.PHONY: demo test lint results study study-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,23 @@ lint: .venv/installed
 # The table of results in the README, from its committed rows.
 results: .venv/installed
 	$(RUN) -m benchmarks.render --write
+
+# The study of the paper on the data of KERAS_LOWBIT_DATA: hours; a run resumes where it was stopped.
+# QUICK=1 measures a thin grid with few steps into out/; BACKEND=loky, dask, ray or sequential.
+BACKEND ?= loky
+JOBS ?= 2
+QUICKLY := $(if $(QUICK),--quick --results out/study/rows.jsonl --report out/study/study.md)
+
+.venv/cluster: .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	touch $@
+
+study: .venv/installed $(if $(filter dask ray,$(BACKEND)),.venv/cluster)
+	$(RUN) -m benchmarks.study run $(QUICKLY) --backend $(BACKEND) --jobs $(JOBS)
+
+# docs/study.md and its figures, from the committed rows.
+study-report: .venv/installed
+	$(RUN) -m benchmarks.study report $(QUICKLY)
 
 clean:
 	rm -rf .venv build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

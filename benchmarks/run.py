@@ -6,10 +6,7 @@ python -m benchmarks.run --task cifar10 --model res8 --preset W4A8
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_lowbit
+from benchmarks.rows import read_rows, short_hash, versions
 from benchmarks.runtime_accuracy import accuracy
 from keras_lowbit import PTQConfig
 from models import data, pretrained
@@ -71,8 +69,7 @@ def load_task(task: str, model: str, seed: int, calibration_samples: int) -> Tas
 
 def cell_key(task: str, model: str, preset: str, config: PTQConfig, seed: int, samples: int) -> str:
     """A short hash of everything that determines a row."""
-    document = json.dumps([task, model, preset, config.to_json(), seed, samples])
-    return hashlib.sha256(document.encode()).hexdigest()[:16]
+    return short_hash([task, model, preset, config.to_json(), seed, samples])
 
 
 def measure(task: Task, config: PTQConfig, seed: int, path: Path) -> dict[str, Any]:
@@ -104,22 +101,11 @@ def measure(task: Task, config: PTQConfig, seed: int, path: Path) -> dict[str, A
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    packages = (
-        "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert",
-        "tflite-micro", "numpy",
-    )  # fmt: skip
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {**found, "keras_lowbit": keras_lowbit.__version__, "python": platform.python_version()}
-
-
 def main(arguments: list[str]) -> int:
     del arguments
     results = Path(FLAGS.results)
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = results.read_text().splitlines() if results.exists() else []
-    done = {json.loads(line)["key"] for line in known}
+    done = {row["key"] for row in read_rows(results)}
     task = load_task(FLAGS.task, FLAGS.model, FLAGS.seed, FLAGS.calibration_samples)
     for preset in FLAGS.preset:
         if preset not in PRESETS:

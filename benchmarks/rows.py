@@ -1,0 +1,57 @@
+"""What rows of measurements have in common: keys, versions, and files of one JSON object a line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import keras_lowbit
+
+Row = dict[str, Any]
+
+
+def short_hash(document: Any) -> str:
+    """16 hexadecimal digits of a JSON-able document."""
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = (
+        "tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert",
+        "tflite-micro", "numpy",
+    )  # fmt: skip
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {**found, "keras_lowbit": keras_lowbit.__version__, "python": platform.python_version()}
+
+
+def source_hash() -> str:
+    """A short hash of the source of keras_lowbit as it lies on the disk now."""
+    package = Path(keras_lowbit.__file__).parent
+    files = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
+    return short_hash([(name, (package / name).read_text()) for name in files])
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file in its order; none if there is no such file.
+
+    Raises:
+      ValueError: a line that is no row; the message tells its number.
+    """
+    rows = []
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            row["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"A line of the results is no row with a key: {error}. Remove it, and it is "
+                f"measured again. Received: {path}, line {number}"
+            ) from error
+        rows.append(row)
+    return rows

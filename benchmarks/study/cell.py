@@ -1,0 +1,104 @@
+"""One cell measured: quantize once, and look at the accuracy after every step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tf_keras
+
+import keras_lowbit
+from benchmarks.rows import Row, short_hash, source_hash, versions
+from benchmarks.study.plan import Cell
+from benchmarks.study.tasks import Samples, Task, one_task
+
+BATCH = 256
+SOURCE = source_hash()  # now, as the package is imported: files may change under a long run
+
+
+class StepWatch(keras_lowbit.callbacks.Callback):
+    """Measures and times the model after every step of the pipeline.
+
+    Args:
+      measure: maps the model to its accuracy.
+      idle: steps that change nothing under this configuration and are not measured again.
+    """
+
+    def __init__(self, measure: Callable[[Any], float], idle: set[str]) -> None:
+        self.accuracy: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self._measure = measure
+        self._idle = idle
+        self._mark = time.monotonic()
+
+    def on_reconstruct_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.step_ended("ranges")
+
+    def on_reconstruct_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.step_ended("reconstruction")
+
+    def step_ended(self, step: str) -> None:
+        """Note time and accuracy; the time it takes to measure counts for no step."""
+        self.seconds[step] = round(time.monotonic() - self._mark, 2)
+        before = list(self.accuracy.values())[-1:]
+        self.accuracy[step] = before[0] if step in self._idle else self._measure(self.model)
+        self._mark = time.monotonic()
+
+
+def accuracy(model: Any, samples: Samples) -> float:
+    """Share of test samples whose largest output is the label."""
+    outputs = model.predict(samples.x_test, batch_size=BATCH, verbose=0)
+    return float((outputs.argmax(axis=1) == samples.y_test).mean())
+
+
+@functools.lru_cache(maxsize=16)
+def float_accuracy(task: Task, seed: int) -> float:
+    """That of the float model on the very samples that a row with this seed is evaluated on."""
+    return accuracy(task.load(), task.data(seed))
+
+
+def measure(cell: Cell, task: Task | None = None) -> Row:
+    """The row of a cell.
+
+    Args:
+      cell: what to measure.
+      task: by default the one that the cell names.
+    """
+    started = time.monotonic()
+    task = task or one_task(cell.task)
+    config = cell.config
+    samples = task.data(cell.seed)
+    floats = float_accuracy(task, cell.seed)
+    idle = set()
+    if not config.optimize:
+        idle.add("reconstruction")
+    if not (config.tune_steps and (config.tune_bias or config.tune_network)):
+        idle.add("tuned")
+    model = task.load()
+    watch = StepWatch(lambda quantized: accuracy(quantized, samples), idle)
+    qmodel = keras_lowbit.quantize(
+        model, samples.calibration, config=config, callbacks=[watch], seed=cell.seed, verbose=0
+    )
+    watch.step_ended("tuned")
+    row = {
+        "key": cell.key, "grid": cell.grid, "task": cell.task, "variable": cell.variable,
+        "setting": cell.setting, "seed": cell.seed,
+        "accuracy": {"float": floats, **watch.accuracy},
+        "test_samples": len(samples.x_test), "calibration_samples": qmodel.calibration_samples,
+        "units": qmodel.history, "cost": dataclasses.asdict(qmodel.cost()),
+        "float_cost": dataclasses.asdict(keras_lowbit.cost(model, not task.counts_norms)),
+        "seconds": {**watch.seconds, "all": round(time.monotonic() - started, 2)},
+        # Of the worker so far, which may have measured other cells before.
+        "process_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "config": cell.full_config(), "config_hash": short_hash(cell.full_config()),
+        "versions": versions(), "source": SOURCE,
+    }  # fmt: skip
+    # A worker measures hundreds of cells, and TensorFlow keeps every graph.
+    tf_keras.backend.clear_session()
+    gc.collect()
+    return row
