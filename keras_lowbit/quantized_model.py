@@ -108,7 +108,8 @@ class QuantizedModel:
           overwrite: replace an existing file.
           packing: how weights are stored: ``"int8"`` a byte each; ``"int4"`` two a byte, where they have at
             most 4 bits and the kernel takes it; ``"lut"`` in TFLM's lookup tables where that is
-            smaller; ``"auto"`` the smallest, layer by layer, that the target runs.
+            smaller; ``"auto"`` the smallest file that the target runs. Packed layers are expanded
+            in RAM one at a time, and large dense layers in lookup tables need much of it.
           strip: ``"names"`` drops tensor names, signature, description and metadata, which go to
             ``<path>.json``; ``"micro"`` also quantization parameters that TFLM does not read.
           target: ``"tflm"`` or ``"litert"``. Files with int8 containers, stripped of names or not, run

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from keras_lowbit.export import runtimes
-from keras_lowbit.export.flatbuffer import write
+from keras_lowbit.export.flatbuffer import file_size
 from keras_lowbit.export.ir import Program
 from keras_lowbit.export.packing import INTEGER_BITS, WIDEST_INDEX, kernel_names
 
@@ -45,7 +45,7 @@ def choose_containers(
     """Containers by layer; what is not named stays in int8.
 
     From the largest layer to the smallest, each gets the container with which the file comes out
-    smallest; `packing` restricts the choice, and of equals the simplest is taken.
+    smallest, given those of the others; `packing` restricts the choice, of equals the simplest is taken.
 
     Args:
       lower: the program whose integers fit the containers given by layer.
@@ -56,15 +56,22 @@ def choose_containers(
     # Integers that fit the narrowest container fit the others too, and sizes are the same.
     trial = lower({k: min(names, key=INTEGER_BITS.__getitem__) for k, names in choices.items()})
     elements = {k: math.prod(trial.tensors[name].shape) for k, name in kernel_names(trial).items()}
-    chosen: dict[str, str] = {}
-    for layer in sorted(choices, key=elements.__getitem__, reverse=True):
-        if len(choices[layer]) > 1:
-            sizes = {
-                name: len(write(trial, None, {**chosen, layer: name}, strip))
-                for name in choices[layer]
-            }
-            chosen[layer] = min(sizes, key=sizes.__getitem__)
-    return {layer: name for layer, name in chosen.items() if name != "int8"}
+    layers = sorted(choices, key=elements.__getitem__, reverse=True)
+    layers = [layer for layer in layers if len(choices[layer]) > 1]
+
+    def size(chosen: Mapping[str, str]) -> int:
+        return file_size(trial, chosen, strip)
+
+    def improved(chosen: dict[str, str]) -> dict[str, str]:
+        for layer in layers:
+            sizes = {name: size({**chosen, layer: name}) for name in choices[layer]}
+            chosen = {**chosen, layer: min(sizes, key=sizes.__getitem__)}
+        return chosen
+
+    # Layers share operator codes and equal tables, so that tables may pay together and not alone.
+    starts = [{layer: choices[layer][end] for layer in layers} for end in (0, -1)]
+    best = min(map(improved, starts), key=size)
+    return {layer: name for layer, name in best.items() if name != "int8"}
 
 
 def read_containers(blob: bytes, program: Program) -> dict[str, str]:

@@ -67,6 +67,11 @@ def write(
     return _Writer(program, containers or {}, strip).write(metadata)
 
 
+def file_size(program: Program, containers: Mapping[str, str], strip: str) -> int:
+    """Bytes of the file that :func:`write` makes, metadata aside; the program is not checked."""
+    return len(_Writer(program, containers, strip).write(None))
+
+
 class _Writer:
     """One model in the making."""
 
