@@ -16,6 +16,8 @@ import numpy as np
 from absl import flags
 
 from keras_lowbit import PTQConfig, load, quantize, read_metadata
+from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
+from keras_lowbit.export.metadata import sidecar_path
 
 
 def run() -> None:
@@ -67,6 +69,12 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_string(name, None, text, flag_values=options)
     flags.DEFINE_integer("weight_bits", 4, "Bits of the kernels, 2..8.", **bits)
     flags.DEFINE_integer("activation_bits", 8, "Bits of what feeds kernels, 2..8.", **bits)
+    for name, known, text in (
+        ("packing", PACKINGS, "How weights are stored."),
+        ("strip", STRIPS, "What is left out of the file."),
+        ("target", TARGETS, "The runtime that must run it."),
+    ):
+        flags.DEFINE_enum(name, known[0], known, text, flag_values=options)
     flags.DEFINE_integer("seed", 0, "Same seed, same bits.", flag_values=options)
     flags.DEFINE_integer("verbose", 1, "0 silent, 1 bars, 2 a line per unit.", flag_values=options)
     flags.DEFINE_integer("verify_samples", 16, "Samples to prove it on.", flag_values=options)
@@ -77,7 +85,9 @@ def _flags() -> flags.FlagValues:
 
 def _quantize(options: flags.FlagValues) -> int:
     _require(options, "model", "calib", "output")
-    for path in (options.output, options.saved):
+    check_options(options.packing, options.strip, options.target)
+    sidecar = str(sidecar_path(options.output)) if options.strip != "none" else None
+    for path in (options.output, sidecar, options.saved):
         if path and Path(path).exists() and not options.overwrite:
             raise ValueError(
                 f"It exists already; pass --overwrite to replace it. Received: {path!r}"
@@ -91,7 +101,7 @@ def _quantize(options: flags.FlagValues) -> int:
         options.model, samples, config=config, seed=options.seed, verbose=options.verbose,
         checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
-    qmodel.export(options.output, overwrite=options.overwrite)
+    qmodel.export(options.output, options.overwrite, options.packing, options.strip, options.target)
     if options.saved:
         qmodel.save(options.saved, overwrite=options.overwrite)
     sys.stdout.write(

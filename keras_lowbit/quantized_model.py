@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -93,41 +93,69 @@ class QuantizedModel:
                 os.replace(target, Path(folder) / "replaced")
             os.replace(temporary, target)
 
-    def export(self, path: str | os.PathLike[str], overwrite: bool = False) -> dict[str, Any]:
-        """Write a TFLite flatbuffer with int8 containers that stock LiteRT and TFLM run.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        packing: str = "int8",
+        strip: str = "none",
+        target: str = "tflm",
+    ) -> dict[str, Any]:
+        """Write a TFLite flatbuffer that a stock runtime runs.
 
         Args:
           path: of the ``.tflite`` file.
           overwrite: replace an existing file.
+          packing: how weights are stored: ``"int8"`` a byte each; ``"int4"`` two a byte, where they have at
+            most 4 bits and the kernel takes it; ``"lut"`` in TFLM's lookup tables where that is
+            smaller; ``"auto"`` the smallest file that the target runs. Packed layers are expanded
+            in RAM one at a time, and large dense layers in lookup tables need much of it.
+          strip: ``"names"`` drops tensor names, signature, description and metadata, which go to
+            ``<path>.json``; ``"micro"`` also quantization parameters that TFLM does not read.
+          target: ``"tflm"`` or ``"litert"``. Files with int8 containers, stripped of names or not, run
+            on both.
 
         Returns:
-          The metadata in the file: bits, grid and container of every tensor.
+          The metadata in or beside the file: bits, grid and container of every tensor.
 
         Raises:
-          ValueError: a bias that overflows int32, a bad scale, or an existing file.
+          ValueError: a bias that overflows int32, a bad scale, an existing file, or options that the
+            target cannot run.
         """
+        from keras_lowbit.export.containers import check_options, choose_containers
         from keras_lowbit.export.flatbuffer import write
+        from keras_lowbit.export.metadata import build_metadata, fingerprint, sidecar_path
 
-        program = self.to_program()
-        metadata = self._metadata(program)
-        target = _free(path, overwrite)
-        temporary = target.with_name(target.name + ".part")
-        temporary.write_bytes(write(program, metadata))
-        os.replace(temporary, target)
+        check_options(packing, strip, target)
+        destination, sidecar = _free(path, overwrite), sidecar_path(path)
+        if strip != "none":
+            _free(sidecar, overwrite)
+        containers = choose_containers(self.to_program, packing, strip, target)
+        program = self.to_program(containers)
+        metadata = build_metadata(
+            program, f"keras_lowbit {__version__}", containers,
+            calibration={"samples": self.calibration_samples},
+        )  # fmt: skip
+        if strip == "none":
+            blob = write(program, metadata, containers)
+        else:
+            blob = write(program, None, containers, strip)
+            metadata["model_sha256"] = fingerprint(blob)
+            _replace(sidecar, json.dumps(metadata, indent=1).encode())
+        _replace(destination, blob)
         return metadata
 
-    def to_program(self) -> Any:
-        """The integer operators that :meth:`export` writes, as records."""
+    def to_program(self, containers: Mapping[str, str] | None = None) -> Any:
+        """The integer operators that :meth:`export` writes, as records.
+
+        Args:
+          containers: of the weights by layer, as in the file; "int8" unless given.
+        """
         from keras_lowbit.export.lower import lower
 
         student = self.student
-        return lower(student.graph, student.placement, student.values(), self.methods)
-
-    def _metadata(self, program: Any) -> dict[str, Any]:
-        from keras_lowbit.export.metadata import build_metadata
-
-        calibration = {"samples": self.calibration_samples}
-        return build_metadata(program, f"keras_lowbit {__version__}", calibration=calibration)
+        values = student.values()
+        return lower(student.graph, student.placement, values, self.methods, containers)
 
     def quantize_input(self, x: Any) -> list[np.ndarray]:
         """Float samples as the int8 arrays that the exported model takes, one per input."""
@@ -142,9 +170,10 @@ class QuantizedModel:
           max_samples: most samples taken from ``x``.
 
         Returns:
-          :class:`keras_lowbit.export.verify.Verification`: per runtime the differing elements, the
-          largest difference, the argmax agreement with the simulation; ``.ok``.
+          :class:`keras_lowbit.export.verify.Verification`: per runtime that can run the file the
+          differing elements, the largest difference, the argmax agreement with the simulation; ``.ok``.
         """
+        from keras_lowbit.export.containers import read_containers, runtimes_for
         from keras_lowbit.export.verify import verify
 
         try:
@@ -156,8 +185,9 @@ class QuantizedModel:
         samples = read_samples(x, self.student.graph, max_samples)
         simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)
         simulated = simulated if isinstance(simulated, list) else [simulated]
-        program = self.to_program()
-        return verify(program, blob, _input_codes(program, samples), simulated)
+        program = self.to_program(read_containers(blob, self.to_program()))
+        inputs, names = _input_codes(program, samples), runtimes_for(blob, program)
+        return verify(program, blob, inputs, simulated, names)
 
 
 def load(directory: str | os.PathLike[str]) -> QuantizedModel:
@@ -222,6 +252,13 @@ def _free(path: str | os.PathLike[str], overwrite: bool) -> Path:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then move it there."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:

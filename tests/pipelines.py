@@ -31,10 +31,10 @@ def quantized(model: Any, config: PTQConfig, data: Any = None, **arguments: Any)
     return keras_lowbit.quantize(model, data, config=config, **{"verbose": 0, **arguments})
 
 
-def prove(qmodel: QuantizedModel, folder: Path, count: int = 6) -> RuntimeResult:
-    """Export and run on TFLM: every tensor is the reference's and on its grid."""
+def prove(qmodel: QuantizedModel, folder: Path, count: int = 6, **options: str) -> RuntimeResult:
+    """Export with these options and run on TFLM: every tensor is the reference's and on its grid."""
     path = folder / "model.tflite"
-    qmodel.export(path, overwrite=True)
+    qmodel.export(path, overwrite=True, **options)
     inputs = networks.samples(qmodel.model, count, seed=7)
     verification = qmodel.verify(path, inputs if len(inputs) > 1 else inputs[0])
     result = verification.runtimes["tflm"]

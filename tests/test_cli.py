@@ -83,6 +83,23 @@ def test_quantize_verify_and_inspect(folder: Path, command: Command) -> None:
     assert (folder / "out/m.tflite").read_bytes() == blob
 
 
+def test_packed_and_stripped(folder: Path, command: Command) -> None:
+    shared = ("--output=m.tflite", "--calib=x.npy", "--saved=saved")
+    quantize = ("quantize", "--model=model.keras", "--config=config.json", "--verbose=0", *shared)
+    status, shown, _ = command(*quantize, "--packing=int4", "--strip=micro", "--target=tflm")
+    assert status == 0
+    assert "samples: exact" in shown
+    assert (folder / "m.tflite.json").exists()
+    status, shown, _ = command("inspect", "--output=m.tflite")
+    assert status == 0
+    assert json.loads(shown)["tensors"]["first/kernel"]["container"] == "int4"
+    assert command("verify", *shared)[0] == 0
+    (folder / "m.tflite").unlink()
+    status, _, error = command(*quantize[:-1], "--strip=names")
+    assert status == 1
+    assert "--overwrite to replace it. Received: 'm.tflite.json'" in error
+
+
 def test_a_file_that_is_not_the_saved_models_fails(folder: Path, command: Command) -> None:
     model = tf_keras.models.load_model("model.keras")
     config = keras_lowbit.PTQConfig(optimize=(), tune_steps=0)
@@ -121,6 +138,12 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
         (("inspect",), 1, "needs --output"),
         (("inspect", "--output=none.tflite"), 1, "Cannot read the model file.*none.tflite"),
         (("quantize", "--model=no", "--output=m", "--calib=x.npy"), 1, "no model at this path"),
+        ((*QUANTIZE, "--calib=x.npy", "--packing=zip"), 2, "packing=zip: value should be one of"),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--packing=lut", "--target=litert"),
+            1,
+            "LiteRT has no DECODE operator",
+        ),
         ((*QUANTIZE, "--calib=none.npy"), 1, "calibration file cannot be read.*none.npy"),
         ((*QUANTIZE, "--calib=two.npz"), 1, "--calib_key.*'images', 'labels'"),
         ((*QUANTIZE, "--calib=one.npz", "--calib_key=x"), 1, "--calib_key.*Received: 'x'"),

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from keras_lowbit import PTQConfig
 from keras_lowbit.export import runtimes
+from keras_lowbit.export.containers import PACKINGS, STRIPS
 
 pytestmark = pytest.mark.skipif(
     "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
@@ -139,11 +140,14 @@ SEQUENCE = [conv1d, *EVERYWHERE]
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-@given(data=st.data(), config=configs)
-def test_exact_on_tflm(data: st.DataObject, config: PTQConfig) -> None:
+@given(
+    data=st.data(), config=configs,
+    packing=st.sampled_from(PACKINGS), strip=st.sampled_from(STRIPS),
+)  # fmt: skip
+def test_exact_on_tflm(data: st.DataObject, config: PTQConfig, packing: str, strip: str) -> None:
     qmodel = pipelines.quantized(architecture(data.draw), config)
     with tempfile.TemporaryDirectory() as folder:
-        pipelines.prove(qmodel, Path(folder), count=4)
+        pipelines.prove(qmodel, Path(folder), count=4, packing=packing, strip=strip)
     for name in qmodel.student.kernels:
         kernel = qmodel.to_program().tensors[f"{name}/kernel"]
         assert len(np.unique(kernel.data)) <= 2**kernel.bits - 1

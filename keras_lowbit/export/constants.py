@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.export import ir
+from keras_lowbit.export.packing import INTEGER_BITS
 
 
 def kernel_codes(name: str, spec: TensorSpec, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -34,6 +35,7 @@ def kernel_and_bias(
     values: Mapping[str, np.ndarray],
     source: ir.Tensor,
     method: str,
+    container: str,
 ) -> tuple[ir.Tensor, ir.Tensor]:
     """The constant tensors of a convolution or dense layer.
 
@@ -45,18 +47,21 @@ def kernel_and_bias(
       values: by the names of ``Student.variables``.
       source: the tensor it reads, whose scale the bias depends on.
       method: how the kernel was found, for the metadata.
+      container: of the kernel in the file; its integers fit there.
 
     Raises:
       ValueError: a bias that overflows int32.
     """
     scale = values[f"{name}/kernel_scale"].reshape(-1)
-    data, aligned, shift = ir.align_weights(codes, scale, spec.bits)
+    if container == "int4" and np.all(scale == scale[0]):
+        scale = scale[:1]  # TFLM runs a packed FULLY_CONNECTED with a single scale only
+    data, aligned, shift = ir.align_weights(codes, scale, spec.bits, INTEGER_BITS[container])
     limit = spec.qmax << shift
     kernel = ir.Tensor(
         f"{name}/kernel", data.shape, aligned, 0, spec.bits, -limit, limit,
         data=np.ascontiguousarray(data), axis=axis, method=method, shift=shift,
     )  # fmt: skip
-    floats = values.get(f"{name}/bias", np.zeros(len(scale), np.float32))
+    floats = values.get(f"{name}/bias", np.zeros(codes.shape[axis], np.float32))
     input_scale = float(np.asarray(source.scale)[0])
     integers, bias_scale = ir.quantize_bias(floats, input_scale, aligned, name)
     ends = (-(2**31), 2**31 - 1)

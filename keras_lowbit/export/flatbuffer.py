@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import flatbuffers
 import numpy as np
 
 from keras_lowbit.export.ir import Op, Program, Tensor
 from keras_lowbit.export.metadata import METADATA_NAME
 from keras_lowbit.export.op_rules import check_program
+from keras_lowbit.export.packing import DECODE, encode_lookup, kernel_names, pack_integers
+from keras_lowbit.export.shared_tables import Buffers, SharingBuilder, Tables
 
-ALIGNMENT = 16
 SIGNATURE = "serving_default"
 
 # Lowest version of each operator that takes int8; readers refuse what is newer than themselves.
@@ -33,6 +32,7 @@ _VERSIONS = {
     "QUANTIZE": 2,
     "SOFTMAX": 2,
     "LOGISTIC": 2,
+    DECODE: 1,
 }
 _OPTION_TABLES = {
     "CONV_2D": "Conv2DOptions",
@@ -49,127 +49,185 @@ _OPTION_TABLES = {
 }
 
 
-def write(program: Program, metadata: Mapping[str, Any] | None = None) -> bytes:
+def write(
+    program: Program,
+    metadata: Mapping[str, Any] | None = None,
+    containers: Mapping[str, str] | None = None,
+    strip: str = "none",
+) -> bytes:
     """The flatbuffer of a program, tensors in the program's order, every buffer 16-byte aligned.
 
-    `metadata` is stored as JSON in the entry `KERAS_LOWBIT_METADATA`; None leaves it out.
+    `metadata` is stored as JSON in the entry `KERAS_LOWBIT_METADATA`; None leaves it out. `containers`
+    are those of the weights by layer, "int8" unless given; the operands of DECODE follow the program's
+    tensors. `strip` leaves out what no runtime reads ("names"), or what TFLM does not read ("micro").
 
-    Raises: ValueError if an operator breaks a rule of its kernel.
+    Raises: ValueError if an operator breaks a rule of its kernel, or weights do not fit their container.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     check_program(program)
-    buffers = _Buffers()
-    indices = {name: index for index, name in enumerate(program.tensors)}
-    model = schema.ModelT()
-    model.version = 3
-    model.description = "keras_lowbit"
-    kinds = list(dict.fromkeys(op.kind for op in program.ops))
-    model.operatorCodes = [_operator_code(schema, kind) for kind in kinds]
-
-    graph = schema.SubGraphT()
-    graph.name = "main"
-    graph.tensors = [_tensor(schema, tensor, buffers) for tensor in program.tensors.values()]
-    graph.operators = [
-        _operator(schema, op, kinds.index(op.kind), indices, program) for op in program.ops
-    ]
-    graph.inputs = [indices[name] for name in program.inputs]
-    graph.outputs = [indices[name] for name in program.outputs]
-    model.subgraphs = [graph]
-    model.signatureDefs = [_signature(schema, program, indices)]
-    if metadata is not None:
-        entry = schema.MetadataT()
-        entry.name = METADATA_NAME
-        entry.buffer = buffers.add(
-            json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode()
-        )
-        model.metadata = [entry]
-    model.buffers = buffers.list
-
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return _Writer(program, containers or {}, strip).write(metadata)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Buffer:
-    """Stands in for the schema's BufferT, whose Pack ignores the schema's alignment of 16."""
-
-    data: bytes
-
-    def Pack(self, builder: flatbuffers.Builder) -> int:
-        """Offset of the packed buffer; the name is the schema's."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        vector = None
-        if self.data:
-            builder.StartVector(1, len(self.data), ALIGNMENT)
-            builder.head = builder.Head() - len(self.data)
-            builder.Bytes[builder.Head() : builder.Head() + len(self.data)] = self.data
-            vector = builder.EndVector()
-        schema.BufferStart(builder)
-        if vector is not None:
-            schema.BufferAddData(builder, vector)
-        return schema.BufferEnd(builder)
+def file_size(program: Program, containers: Mapping[str, str], strip: str) -> int:
+    """Bytes of the file that :func:`write` makes, metadata aside; the program is not checked."""
+    return len(_Writer(program, containers, strip).write(None))
 
 
-class _Buffers:
-    """The model's buffers; 0 is the empty one, and equal contents are stored once."""
+class _Writer:
+    """One model in the making."""
 
-    def __init__(self) -> None:
-        self.list = [_Buffer(b"")]
-        self._indices: dict[bytes, int] = {}
+    def __init__(self, program: Program, containers: Mapping[str, str], strip: str) -> None:
+        from ai_edge_litert import schema_py_generated
 
-    def add(self, data: bytes) -> int:
-        if data not in self._indices:
-            self._indices[data] = len(self.list)
-            self.list.append(_Buffer(data))
-        return self._indices[data]
+        self.schema: Any = schema_py_generated
+        self.program, self.strip = program, strip
+        self.buffers, self.tables = Buffers(), Tables()
+        self.indices = {name: index for index, name in enumerate(program.tensors)}
+        kernels = kernel_names(program)
+        self.containers = {kernels[layer]: name for layer, name in containers.items()}
+        decodes = [DECODE] if "lut" in self.containers.values() else []
+        self.kinds = list(dict.fromkeys([*(op.kind for op in program.ops), *decodes]))
+        # TFLM compares the bias scale of these with the product of the others.
+        self.checked_biases = {
+            op.inputs[2]
+            for op in program.ops
+            if op.kind == "FULLY_CONNECTED" and len(op.inputs) == 3
+            and _scales(program.tensors[op.inputs[1]]) == 1
+        }  # fmt: skip
+
+    def write(self, metadata: Mapping[str, Any] | None) -> bytes:
+        model, graph = self.schema.ModelT(), self.schema.SubGraphT()
+        model.version = 3
+        model.operatorCodes = [self._operator_code(kind) for kind in self.kinds]
+        graph.tensors = [self._tensor(tensor) for tensor in self.program.tensors.values()]
+        graph.operators = []
+        for op in self.program.ops:
+            if len(op.inputs) > 1 and self.containers.get(op.inputs[1]) == "lut":
+                graph.operators.append(self._decode(op.inputs[1], graph.tensors))
+            graph.operators.append(self._operator(op))
+        graph.inputs = [self.indices[name] for name in self.program.inputs]
+        graph.outputs = [self.indices[name] for name in self.program.outputs]
+        model.subgraphs = [graph]
+        if self.strip == "none":
+            model.description, graph.name = "keras_lowbit", "main"
+            model.signatureDefs = [self._signature()]
+        if metadata is not None:
+            entry = self.schema.MetadataT()
+            entry.name = METADATA_NAME
+            entry.buffer = self.buffers.add(
+                json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode()
+            )
+            model.metadata = [entry]
+        model.buffers = self.buffers.list
+        builder = SharingBuilder()
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _operator_code(self, kind: str) -> Any:
+        code = self.schema.OperatorCodeT()
+        if kind == DECODE:
+            code.builtinCode, code.customCode = self.schema.BuiltinOperator.CUSTOM, DECODE
+        else:
+            code.builtinCode = getattr(self.schema.BuiltinOperator, kind)
+        # Readers older than 2020 know only this byte; all our codes fit it.
+        code.deprecatedBuiltinCode = code.builtinCode
+        code.version = _VERSIONS[kind]
+        return code
+
+    def _tensor(self, tensor: Tensor) -> Any:
+        table = self.schema.TensorT()
+        external = tensor.name in (*self.program.inputs, *self.program.outputs)
+        if self.strip == "none" or (self.strip == "names" and external):
+            table.name = tensor.name
+        table.shape = np.array(tensor.shape, np.int32)
+        container = self.containers.get(tensor.name, tensor.dtype)
+        stored = "int8" if container == "lut" else container
+        table.type = getattr(self.schema.TensorType, stored.upper())
+        if tensor.data is not None and container == "int32":
+            data = np.ascontiguousarray(tensor.data)
+            table.buffer = self.buffers.add(data.astype("<i4").tobytes())
+        elif tensor.data is not None and container != "lut":
+            table.buffer = self.buffers.add(pack_integers(tensor, container))
+        if tensor.scale is not None and self._keeps_quantization(tensor):
+            table.quantization = self._quantization(tensor, tensor.scale)
+        return table
+
+    def _keeps_quantization(self, tensor: Tensor) -> bool:
+        checked = tensor.name in self.checked_biases
+        return self.strip != "micro" or tensor.dtype == "int8" or checked
+
+    def _quantization(self, tensor: Tensor, scale: np.ndarray) -> Any:
+        # LiteRT insists on as many zero points as scales, TFLM reads the first.
+        zeros = 1 if self.strip == "micro" else scale.size
+        axis = tensor.axis if scale.size > 1 else 0
+
+        def make() -> Any:
+            table = self.schema.QuantizationParametersT()
+            table.scale = scale
+            table.zeroPoint = np.full(zeros, tensor.zero_point, np.int64)
+            table.quantizedDimension = axis
+            return table
+
+        key = (scale.tobytes(), zeros, tensor.zero_point, axis)
+        return self.tables.add(("QuantizationParameters", key), make)
+
+    def _decode(self, name: str, tensors: list[Any]) -> Any:
+        """The operator that computes the weights of the next one; its operands join ``tensors``."""
+        table = self.schema.OperatorT()
+        table.opcodeIndex = self.kinds.index(DECODE)
+        table.inputs, table.outputs = [], [self.indices[name]]
+        contents = encode_lookup(self.program.tensors[name])
+        for role, data in zip(("indices", "tables"), contents, strict=True):
+            operand = self.schema.TensorT()
+            operand.name = f"{name}/{role}" if self.strip == "none" else None
+            operand.shape, operand.type = (
+                np.array([len(data)], np.int32),
+                self.schema.TensorType.UINT8,
+            )
+            operand.buffer = self.buffers.add(data)
+            table.inputs.append(len(tensors))
+            tensors.append(operand)
+        return table
+
+    def _operator(self, op: Op) -> Any:
+        table = self.schema.OperatorT()
+        table.opcodeIndex = self.kinds.index(op.kind)
+        table.inputs = [self.indices[name] for name in op.inputs]
+        table.outputs = [self.indices[name] for name in op.outputs]
+        if op.kind == "FULLY_CONNECTED" and len(op.inputs) == 2:
+            table.inputs.append(-1)
+        if op.kind in _OPTION_TABLES:
+            name = _OPTION_TABLES[op.kind]
+            table.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
+            fields = _option_fields(self.schema, op, self.program.tensors[op.outputs[0]])
+
+            def make() -> Any:
+                options = getattr(self.schema, name + "T")()
+                for field, value in fields.items():
+                    setattr(options, field, value)
+                return options
+
+            table.builtinOptions = self.tables.add((name, str(fields)), make)
+        return table
+
+    def _signature(self) -> Any:
+        signature = self.schema.SignatureDefT()
+        signature.signatureKey = SIGNATURE
+        signature.subgraphIndex = 0
+        signature.inputs, signature.outputs = [], []
+        program = self.program
+        for names, maps in (
+            (program.inputs, signature.inputs), (program.outputs, signature.outputs),
+        ):  # fmt: skip
+            for name in names:
+                entry = self.schema.TensorMapT()
+                entry.name = name
+                entry.tensorIndex = self.indices[name]
+                maps.append(entry)
+        return signature
 
 
-def _operator_code(schema: Any, kind: str) -> Any:
-    code = schema.OperatorCodeT()
-    code.builtinCode = getattr(schema.BuiltinOperator, kind)
-    # Readers older than 2020 know only this byte; all our codes fit it.
-    code.deprecatedBuiltinCode = code.builtinCode
-    code.version = _VERSIONS[kind]
-    return code
-
-
-def _tensor(schema: Any, tensor: Tensor, buffers: _Buffers) -> Any:
-    table = schema.TensorT()
-    table.name = tensor.name
-    table.shape = [int(size) for size in tensor.shape]
-    table.type = getattr(schema.TensorType, tensor.dtype.upper())
-    if tensor.data is not None:
-        data = np.ascontiguousarray(tensor.data)
-        table.buffer = buffers.add(data.astype(data.dtype.newbyteorder("<")).tobytes())
-    if tensor.scale is not None:
-        quantization = schema.QuantizationParametersT()
-        quantization.scale = tensor.scale
-        # LiteRT insists on as many zero points as scales.
-        quantization.zeroPoint = np.full(tensor.scale.size, tensor.zero_point, np.int64)
-        quantization.quantizedDimension = tensor.axis if tensor.scale.size > 1 else 0
-        table.quantization = quantization
-    return table
-
-
-def _operator(
-    schema: Any, op: Op, code_index: int, indices: Mapping[str, int], program: Program
-) -> Any:
-    table = schema.OperatorT()
-    table.opcodeIndex = code_index
-    table.inputs = [indices[name] for name in op.inputs]
-    table.outputs = [indices[name] for name in op.outputs]
-    if op.kind == "FULLY_CONNECTED" and len(op.inputs) == 2:
-        table.inputs.append(-1)
-    if op.kind in _OPTION_TABLES:
-        name = _OPTION_TABLES[op.kind]
-        table.builtinOptionsType = getattr(schema.BuiltinOptions, name)
-        table.builtinOptions = getattr(schema, name + "T")()
-        for field, value in _option_fields(schema, op, program.tensors[op.outputs[0]]).items():
-            setattr(table.builtinOptions, field, value)
-    return table
+def _scales(tensor: Tensor) -> int:
+    return 0 if tensor.scale is None else tensor.scale.size
 
 
 def _option_fields(schema: Any, op: Op, output: Tensor) -> dict[str, Any]:
@@ -199,17 +257,3 @@ def _option_fields(schema: Any, op: Op, output: Tensor) -> dict[str, Any]:
     elif op.kind == "SOFTMAX":
         fields["beta"] = float(op.option("beta"))
     return fields
-
-
-def _signature(schema: Any, program: Program, indices: Mapping[str, int]) -> Any:
-    signature = schema.SignatureDefT()
-    signature.signatureKey = SIGNATURE
-    signature.subgraphIndex = 0
-    signature.inputs, signature.outputs = [], []
-    for names, maps in ((program.inputs, signature.inputs), (program.outputs, signature.outputs)):
-        for name in names:
-            entry = schema.TensorMapT()
-            entry.name = name
-            entry.tensorIndex = indices[name]
-            maps.append(entry)
-    return signature

@@ -192,15 +192,15 @@ def linear_placements(bits: int, zero: int) -> tuple[CodeRange, ...]:
 
 
 def align_weights(
-    codes: np.ndarray, scale: np.ndarray, bits: int
+    codes: np.ndarray, scale: np.ndarray, bits: int, width: int = 8
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Shift b-bit weight codes to the top of int8, which keeps double rounding rare; same real values.
+    """Shift b-bit codes to the top of `width` bits, which keeps double rounding rare; same real values.
 
-    Returns int8 codes (codes << 8-bits), float32 scale / 2^(8-bits) (exact) and the shift.
+    Returns int8 codes (codes << width-bits), float32 scale / 2^(width-bits) (exact) and the shift.
 
-    Raises: ValueError if a code does not fit `bits`.
+    Raises: ValueError if a code does not fit `bits`, or `bits` does not fit `width`.
     """
-    _check_bits(bits)
+    _check_bits(bits, width)
     codes = np.asarray(codes)
     limit = 2 ** (bits - 1)
     if codes.min() < -limit or codes.max() > limit - 1 or np.any(codes != np.rint(codes)):
@@ -208,7 +208,7 @@ def align_weights(
             f"Weight codes of {bits} bits must be integers in [{-limit}, {limit - 1}]. "
             f"Received: codes from {codes.min()} to {codes.max()}."
         )
-    shift = 8 - bits
+    shift = width - bits
     aligned = (codes.astype(np.int32) * 2**shift).astype(np.int8)
     return aligned, np.atleast_1d(np.float32(scale)) / np.float32(2**shift), shift
 
@@ -247,9 +247,9 @@ def _expect_new(tensors: Mapping[str, Tensor], known: set[str], name: str, where
     known.add(name)
 
 
-def _check_bits(bits: int) -> None:
-    if bits not in range(2, 9):
-        raise ValueError(f"`bits` must be in 2..8. Received: {bits!r}.")
+def _check_bits(bits: int, most: int = 8) -> None:
+    if bits not in range(2, most + 1):
+        raise ValueError(f"`bits` must be in 2..{most}. Received: {bits!r}.")
 
 
 def _check_scale(tensor: Tensor) -> None:

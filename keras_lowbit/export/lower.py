@@ -20,6 +20,7 @@ def lower(
     placement: Placement,
     values: Mapping[str, np.ndarray],
     methods: Mapping[str, str] | None = None,
+    containers: Mapping[str, str] | None = None,
 ) -> ir.Program:
     """Lower a quantized graph.
 
@@ -28,6 +29,7 @@ def lower(
       placement: its quantizers.
       values: kernels, biases, scales and zero points by the names of ``Student.variables``.
       methods: "weight" and "activation": how the values were found, for the metadata.
+      containers: of the kernels in the file, by layer; "int8" unless given.
 
     Returns:
       A program whose input and output tensors bear the names of the model's.
@@ -36,7 +38,7 @@ def lower(
       ValueError: a bias that overflows int32, a scale that is not positive and finite; the layer
         is named.
     """
-    return _Lowering(graph, placement, values, methods or {}).program()
+    return _Lowering(graph, placement, values, methods or {}, containers or {}).program()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,10 @@ class _Lowering:
         placement: Placement,
         values: Mapping[str, np.ndarray],
         methods: Mapping[str, str],
+        containers: Mapping[str, str],
     ) -> None:
         self.graph, self.placement, self.values, self.methods = graph, placement, values, methods
+        self.containers = containers
         self.tensors: dict[str, ir.Tensor] = {}
         self.ops: list[ir.Op] = []
         self.where: dict[str, str] = {}
@@ -77,7 +81,7 @@ class _Lowering:
             if node.name in self.where:  # a ReLU that already runs inside another kernel
                 continue
             getattr(self, _HANDLERS[node.kind])(node)
-        outputs = tuple(self._external(name) for name in self.graph.outputs)
+        outputs = tuple(map(self._external, self.graph.outputs))
         return ir.Program(self.tensors, tuple(self.ops), self.graph.inputs, outputs)
 
     def _grid(self, group: str) -> _Grid:
@@ -89,8 +93,8 @@ class _Lowering:
                 "A scale must be a positive, normal float32 number: calibrate on data that excites "
                 f"this tensor. Received: scale={scale} of the output of {group!r}"
             )
-        fixed = self.graph[group].kind in FIXED_RANGE
-        method = "fixed" if fixed else self.methods.get("activation", "")
+        found = self.methods.get("activation", "")
+        method = "fixed" if self.graph[group].kind in FIXED_RANGE else found
         return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
     # ---- tensors
@@ -220,9 +224,8 @@ class _Lowering:
         sources = tuple(self.where[name] for name in node.inputs)
         rank, shape = len(node.shape) + 1, _shape(node)
         axis = node.config["axis"] % rank + len(shape) - rank
-        out = self._same_grid(node.name, shape, sources[0])
+        out = self.where[node.name] = self._same_grid(node.name, shape, sources[0])
         self.ops.append(ir.Op("CONCATENATION", node.name, sources, (out,), {"axis": axis}))
-        self.where[node.name] = out
 
     def pool(self, node: Node) -> None:
         source = self.where[node.inputs[0]]
@@ -244,8 +247,7 @@ class _Lowering:
 
     def zero_padding(self, node: Node) -> None:
         padding = node.config["padding"]
-        if node.kind == "ZeroPadding1D":
-            padding = ((0, 0), padding)
+        padding = ((0, 0), padding) if node.kind == "ZeroPadding1D" else padding
         source = self.where[node.inputs[0]]
         self.where[node.name] = self._padded(node.name, source, padding)
 
@@ -268,7 +270,7 @@ class _Lowering:
         source = self.tensors[self.where[node.inputs[0]]]
         kernel, bias = kernel_and_bias(
             node.name, codes, axis, self.placement.weights[node.name], self.values, source,
-            self.methods.get("weight", ""),
+            self.methods.get("weight", ""), self.containers.get(node.name, "int8"),
         )  # fmt: skip
         return [self._add(kernel), self._add(bias)]
 

@@ -1,27 +1,38 @@
-"""The `KERAS_LOWBIT_METADATA` entry of a flatbuffer: what each int8 container really holds."""
+"""The `KERAS_LOWBIT_METADATA` entry of a flatbuffer, or a file beside it: what each container really holds."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from keras_lowbit.export.ir import Program, Tensor
+from keras_lowbit.export.packing import kernel_names
 
 METADATA_NAME = "KERAS_LOWBIT_METADATA"
 FORMAT = 1
 
 
-def build_metadata(program: Program, producer: str, **extra: Any) -> dict[str, Any]:
+def build_metadata(
+    program: Program,
+    producer: str,
+    containers: Mapping[str, str] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
     """JSON-able description of the int8 tensors of a program, by name and by flatbuffer index.
 
-    For each: b-bit code = (container code - offset) >> shift, real value = scale * (container code - zero point).
+    For each: b-bit code = (container code - offset) >> shift, real value = scale * (container code - zero point);
+    "lut" is decoded to an int8 container at run time. `containers` are those of the weights by layer;
     `extra` adds top-level entries, such as the calibration.
     """
+    kernels = kernel_names(program)
+    packed = {kernels[layer]: name for layer, name in (containers or {}).items()}
     tensors = {
-        name: _describe(index, tensor)
+        name: {**_describe(index, tensor), "container": packed.get(name, tensor.dtype)}
         for index, (name, tensor) in enumerate(program.tensors.items())
         if tensor.dtype == "int8"
     }
@@ -34,8 +45,19 @@ def build_metadata(program: Program, producer: str, **extra: Any) -> dict[str, A
     }
 
 
+def sidecar_path(model: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the metadata of a stripped model lie: `<model>.json`."""
+    path = pathlib.Path(model)
+    return path.with_name(path.name + ".json")
+
+
+def fingerprint(blob: bytes) -> str:
+    """SHA-256 of a model, by which a side-car knows its own."""
+    return hashlib.sha256(blob).hexdigest()
+
+
 def read_metadata(model: str | os.PathLike[str] | bytes) -> dict[str, Any]:
-    """The metadata of a .tflite file or of its bytes.
+    """The metadata of a .tflite file or of its bytes; of a stripped file, from the JSON file beside it.
 
     Raises: ValueError if the file is missing, no TFLite flatbuffer, cut short, or written by something else.
     """
@@ -59,17 +81,30 @@ def read_metadata(model: str | os.PathLike[str] | bytes) -> dict[str, Any]:
             f"{label} is cut short or damaged; copy or export it again. "
             f"Received: {len(blob)} bytes."
         ) from error
-    if entry is None:
+    if entry is not None:
+        return _parse(entry, label)
+    if isinstance(model, (bytes, bytearray, memoryview)) or not sidecar_path(model).exists():
         raise ValueError(
-            f"{label} has no '{METADATA_NAME}' entry: it was not exported by keras_lowbit, or with the "
-            f"metadata stripped. Received: {len(blob)} bytes."
+            f"{label} has no '{METADATA_NAME}' entry and no JSON file beside it: it was not exported by "
+            f"keras_lowbit, or with the metadata stripped. Received: {len(blob)} bytes."
         )
+    sidecar = sidecar_path(model)
+    metadata = _parse(_load(sidecar)[0], f"'{sidecar}'")
+    if metadata.get("model_sha256") != fingerprint(blob):
+        raise ValueError(
+            f"'{sidecar}' describes another model than {label}: export it again. "
+            f"Received: model_sha256={metadata.get('model_sha256')!r}."
+        )
+    return metadata
+
+
+def _parse(entry: bytes, label: str) -> dict[str, Any]:
+    """The JSON of an entry or of a side-car."""
     try:
         metadata = json.loads(entry)
     except ValueError as error:
         raise ValueError(
-            f"{label} has a '{METADATA_NAME}' entry that is not JSON; export it again. "
-            f"Received: {entry[:40]!r}."
+            f"{label} has metadata that are not JSON; export it again. Received: {entry[:40]!r}."
         ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         received = metadata.get("format") if isinstance(metadata, dict) else metadata
@@ -91,7 +126,6 @@ def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
         "scheme": "sym" if constant else "asym",
         "granularity": "channel" if scales > 1 else "tensor",
         "axis": tensor.axis if scales > 1 else 0,
-        "container": tensor.dtype,
         "shift": tensor.shift,
         "offset": offset,
         "qmin": tensor.qmin,

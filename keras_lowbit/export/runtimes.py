@@ -38,9 +38,11 @@ def run(blob: bytes, runtime: str, inputs: Sequence[np.ndarray]) -> list[np.ndar
 
 
 def run_all_tensors(
-    blob: bytes, runtime: str, inputs: Sequence[np.ndarray]
+    blob: bytes, runtime: str, inputs: Sequence[np.ndarray], names: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Run int8 inputs [N, ...] through a model of batch 1; every activation [N, ...] by name, inputs included.
+
+    A tensor whose name was stripped gets the one at its index in `names`, else its index.
 
     For "litert" those are the inputs and outputs only: asked to preserve the rest, LiteRT silently drops XNNPACK.
 
@@ -53,7 +55,8 @@ def run_all_tensors(
         else model.activations
     )
     results = _run(blob, model, runtime, inputs, wanted)
-    return {model.names[index]: results[index] for index in wanted}
+    given = dict(enumerate(names))
+    return {model.names[index] or given.get(index, str(index)): results[index] for index in wanted}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,11 @@ class _Model:
     outputs: tuple[int, ...]
 
 
-def _read_model(blob: bytes) -> _Model:
+def read_flatbuffer(blob: bytes) -> Any:
+    """The schema's view of a model.
+
+    Raises: ValueError if the bytes are something else.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     if blob[4:8] != b"TFL3":
@@ -75,16 +82,29 @@ def _read_model(blob: bytes) -> _Model:
             f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
             f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes."
         )
-    model = schema.Model.GetRootAs(blob, 0)
+    return schema.Model.GetRootAs(blob, 0)
+
+
+def _read_model(blob: bytes) -> _Model:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = read_flatbuffer(blob)
     graph = model.Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
+    operators = [graph.Operators(index) for index in range(graph.OperatorsLength())]
+    decoded = {  # weights, though computed
+        int(operator.Outputs(0))
+        for operator in operators
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        == schema.BuiltinOperator.CUSTOM
+    }
     return _Model(
         names=tuple((tensor.Name() or b"").decode() for tensor in tensors),
         shapes=tuple(tuple(int(size) for size in tensor.ShapeAsNumpy()) for tensor in tensors),
         activations=tuple(
             index
             for index, tensor in enumerate(tensors)
-            if model.Buffers(tensor.Buffer()).DataLength() == 0
+            if model.Buffers(tensor.Buffer()).DataLength() == 0 and index not in decoded
         ),
         inputs=tuple(int(index) for index in graph.InputsAsNumpy()),
         outputs=tuple(int(index) for index in graph.OutputsAsNumpy()),

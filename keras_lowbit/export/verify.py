@@ -95,7 +95,7 @@ def verify(
     reference = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
     results = {}
     for name in runtime_names if runtime_names is not None else runtimes.available():
-        actual = runtimes.run_all_tensors(blob, name, inputs)
+        actual = runtimes.run_all_tensors(blob, name, inputs, tuple(program.tensors))
         # LiteRT's default kernels show no tensors inside the graph.
         visible = program.outputs if name == "litert" else tuple(reference)
         results[name] = _compare(program, reference, actual, visible, simulated_outputs)
@@ -109,11 +109,15 @@ def _compare(
     visible: Sequence[str],
     simulated_outputs: Sequence[np.ndarray] | None,
 ) -> RuntimeResult:
-    missing = sorted(set(visible) - set(actual))
+    missing = sorted(
+        name
+        for name in visible
+        if name not in actual or actual[name].shape != reference[name].shape
+    )
     if missing:
         raise ValueError(
-            f"The flatbuffer was not written from this program: it has no tensors {missing}. "
-            f"Received: {sorted(actual)}."
+            "The flatbuffer was not written from this program: it has no tensors, or of other shapes, "
+            f"{missing}. Received: {sorted(actual)}."
         )
     mismatches, compared, largest, off_grid = {}, 0, 0, []
     for name, expected in reference.items():

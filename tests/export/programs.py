@@ -21,9 +21,9 @@ from keras_lowbit.export.ir import (
 class Builder:
     """Grows a program operator by operator; methods return the name of the new activation."""
 
-    def __init__(self, seed: int, bits: int) -> None:
+    def __init__(self, seed: int, bits: int, width: int = 8) -> None:
         self.random = np.random.default_rng(seed)
-        self.bits = bits
+        self.bits, self.width = bits, width
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
         self.inputs: list[str] = []
@@ -152,7 +152,7 @@ class Builder:
         ) / np.float32(limit)
         shift = 0
         if align:
-            codes, scale, shift = align_weights(codes, scale, self.bits)
+            codes, scale, shift = align_weights(codes, scale, self.bits, self.width)
         tensor = self.tensors[source]
         taps = codes.size // channels
         spread = (

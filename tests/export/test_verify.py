@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from programs import Builder, random_inputs
 
 from keras_lowbit.export import flatbuffer, runtimes
@@ -163,8 +165,12 @@ def test_a_refusal_carries_the_runtimes_own_words():
     build = Builder(0, 4)
     source = build.conv(build.input((1, 4, 4, 3)), 2)
     program = build.program(build.pool("MAX_POOL_2D", source, (2, 2), (2, 2), "VALID"))
-    scale = program.tensors[source].scale.tobytes()
-    broken = flatbuffer.write(program).replace(scale, np.float32([0.5]).tobytes(), 1)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer.write(program), 0))
+    tensor = model.subgraphs[0].tensors[list(program.tensors).index(source)]
+    tensor.quantization.scale = np.float32([0.5])
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    broken = bytes(builder.Output())
     with pytest.raises(ValueError, match="'tflm' refuses the model.*Received: '.*scale_diff"):
         runtimes.run(broken, "tflm", random_inputs(program, 1))
 

@@ -1,0 +1,132 @@
+"""Which container each layer's weights get: the smallest that the target runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from keras_lowbit.export import runtimes
+from keras_lowbit.export.flatbuffer import file_size
+from keras_lowbit.export.ir import Program
+from keras_lowbit.export.packing import INTEGER_BITS, WIDEST_INDEX, kernel_names
+
+PACKINGS = ("int8", "int4", "lut", "auto")
+STRIPS = ("none", "names", "micro")
+TARGETS = ("tflm", "litert")
+
+
+def check_options(packing: str, strip: str, target: str) -> None:
+    """Refuse options of the export that do not exist or that the target cannot run.
+
+    Raises: ValueError with the reason.
+    """
+    for name, value, known in (
+        ("packing", packing, PACKINGS), ("strip", strip, STRIPS), ("target", target, TARGETS),
+    ):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
+    if target == "litert" and packing == "lut":
+        raise ValueError(
+            "LiteRT has no DECODE operator and cannot run lookup tables: use packing='auto' or 'int4', "
+            "or target='tflm'. Received: packing='lut', target='litert'"
+        )
+    if target == "litert" and strip == "micro":
+        raise ValueError(
+            "LiteRT refuses per-channel weights with a single zero point, which 'micro' writes: use "
+            "strip='names', or target='tflm'. Received: strip='micro', target='litert'"
+        )
+
+
+def choose_containers(
+    lower: Callable[[Mapping[str, str]], Program], packing: str, strip: str, target: str
+) -> dict[str, str]:
+    """Containers by layer; what is not named stays in int8.
+
+    From the largest layer to the smallest, each gets the container with which the file comes out
+    smallest, given those of the others; `packing` restricts the choice, of equals the simplest is taken.
+
+    Args:
+      lower: the program whose integers fit the containers given by layer.
+      packing, strip, target: as of `QuantizedModel.export`.
+    """
+    program = lower({})
+    choices = {layer: _choices(program, layer, packing, target) for layer in kernel_names(program)}
+    # Integers that fit the narrowest container fit the others too, and sizes are the same.
+    trial = lower({k: min(names, key=INTEGER_BITS.__getitem__) for k, names in choices.items()})
+    elements = {k: math.prod(trial.tensors[name].shape) for k, name in kernel_names(trial).items()}
+    layers = sorted(choices, key=elements.__getitem__, reverse=True)
+    layers = [layer for layer in layers if len(choices[layer]) > 1]
+
+    def size(chosen: Mapping[str, str]) -> int:
+        return file_size(trial, chosen, strip)
+
+    def improved(chosen: dict[str, str]) -> dict[str, str]:
+        for layer in layers:
+            sizes = {name: size({**chosen, layer: name}) for name in choices[layer]}
+            chosen = {**chosen, layer: min(sizes, key=sizes.__getitem__)}
+        return chosen
+
+    # Layers share operator codes and equal tables, so that tables may pay together and not alone.
+    starts = [{layer: choices[layer][end] for layer in layers} for end in (0, -1)]
+    best = min(map(improved, starts), key=size)
+    return {layer: name for layer, name in best.items() if name != "int8"}
+
+
+def read_containers(blob: bytes, program: Program) -> dict[str, str]:
+    """Containers by layer of a file that was written from this program, whatever was stripped."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = runtimes.read_flatbuffer(blob)
+    graph = model.Subgraphs(0)
+    packed = {schema.TensorType.INT4: "int4", schema.TensorType.INT2: "int2"}
+    indices = {name: index for index, name in enumerate(program.tensors)}
+    containers = {}
+    for layer, name in kernel_names(program).items():
+        if indices[name] < graph.TensorsLength():
+            tensor = graph.Tensors(indices[name])
+            empty = model.Buffers(tensor.Buffer()).DataLength() == 0
+            found = packed.get(tensor.Type(), "lut" if empty else "int8")
+            # In the file of another model, anything may be at this index.
+            if found != "int8" and any(_fits(program, layer, found, t) for t in TARGETS):
+                containers[layer] = found
+    return containers
+
+
+def runtimes_for(blob: bytes, program: Program) -> tuple[str, ...]:
+    """The installed runtimes that can run a file written from this program."""
+    graph = runtimes.read_flatbuffer(blob).Subgraphs(0)
+    quantizations = [graph.Tensors(i).Quantization() for i in range(graph.TensorsLength())]
+    containers = read_containers(blob, program)
+    fits = {
+        target: all(_fits(program, layer, name, target) for layer, name in containers.items())
+        for target in TARGETS
+    }
+    # LiteRT wants as many zero points as scales.
+    fits["litert"] &= all(
+        q is None or q.ZeroPointLength() == q.ScaleLength() for q in quantizations
+    )
+    return tuple(
+        name for name in runtimes.available() if fits["tflm" if name == "tflm" else "litert"]
+    )
+
+
+def _fits(program: Program, layer: str, container: str, target: str) -> bool:
+    return container in _choices(program, layer, "auto", target)
+
+
+def _choices(program: Program, layer: str, packing: str, target: str) -> list[str]:
+    """What the target's kernel takes and `packing` allows, the simplest first."""
+    weights = program.tensors[kernel_names(program)[layer]]
+    dense = len(weights.shape) == 2
+    one_scale = weights.scale is not None and bool(np.all(weights.scale == weights.scale[0]))
+    unpacks = target == "litert" or one_scale or not dense
+    choices = ["int8"]
+    if packing in ("int4", "auto") and weights.bits <= 4 and unpacks:
+        choices.append("int4")
+    if packing == "auto" and target == "litert" and dense and weights.bits == 2:
+        choices.append("int2")
+    if packing in ("lut", "auto") and target == "tflm" and weights.bits <= WIDEST_INDEX:
+        choices.append("lut")
+    return choices

@@ -1,0 +1,77 @@
+"""Weights as the bytes of their container; the integers are fixed before, in lowering.
+
+"int8" is a code a byte, "int4" and "int2" are two and four codes a byte, "lut" is indices into tables of
+int8 codes, which TFLM's DECODE operator expands right before the layer runs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_lowbit.export.ir import Program, Tensor
+
+# Bits of the integers that a kernel computes with; tables hold codes of the whole int8.
+INTEGER_BITS = {"int8": 8, "int4": 4, "int2": 2, "lut": 8}
+DECODE = "TFLM_DECODE"
+WIDEST_INDEX = 7
+
+# Fields of the 16-byte header of DECODE's ancillary data.
+_LOOKUP, _VERSION, _ONE_TABLE = 0, 1, 15
+
+
+def kernel_names(program: Program) -> dict[str, str]:
+    """Names of the weight tensors by layer."""
+    kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    return {op.name: op.inputs[1] for op in program.ops if op.kind in kinds}
+
+
+def pack_integers(tensor: Tensor, container: str) -> bytes:
+    """Codes of a constant in "int8", "int4" or "int2": two's complement, the first in the lowest bits.
+
+    Raises: ValueError if a code does not fit.
+    """
+    bits, codes = INTEGER_BITS[container], _data(tensor)
+    limit = 2 ** (bits - 1)
+    if codes.min() < -limit or codes.max() >= limit:
+        raise ValueError(
+            f"Tensor '{tensor.name}': the container {container!r} holds codes from {-limit} to "
+            f"{limit - 1}; lower the network for this container. "
+            f"Received: codes from {codes.min()} to {codes.max()}."
+        )
+    count = 8 // bits
+    fields = codes.reshape(-1).astype(np.uint8) & np.uint8(2**bits - 1)
+    fields = np.pad(fields, (0, -len(fields) % count)).reshape(-1, count)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(fields << shifts, axis=1).astype(np.uint8).tobytes()
+
+
+def encode_lookup(tensor: Tensor) -> tuple[bytes, bytes]:
+    """Weights as DECODE reads them: packed indices, and the header with the table of each channel.
+
+    Indices are as narrow as the number of distinct codes allows, the first in the highest bits. DECODE
+    takes the number of tables from the scales, so every channel has its own, though all are equal.
+
+    Raises: ValueError if there are more distinct codes than the widest index can tell apart.
+    """
+    table, indices = np.unique(_data(tensor), return_inverse=True)
+    width = max(1, (len(table) - 1).bit_length())
+    if width > WIDEST_INDEX:
+        raise ValueError(
+            f"Tensor '{tensor.name}': lookup tables hold at most {2**WIDEST_INDEX} distinct codes. "
+            f"Received: {len(table)}."
+        )
+    channels = 1 if tensor.scale is None else tensor.scale.size
+    axis = tensor.axis if channels > 1 else _ONE_TABLE
+    header = bytes([_LOOKUP, _VERSION, 0, 0, _VERSION, axis << 4 | width, len(table)])
+    places = np.arange(width - 1, -1, -1)
+    bits = (indices.reshape(-1, 1) >> places & 1).astype(np.uint8)
+    return np.packbits(bits).tobytes(), header.ljust(16, b"\0") + channels * table.tobytes()
+
+
+def _data(tensor: Tensor) -> np.ndarray:
+    if tensor.data is None or tensor.dtype != "int8":
+        raise ValueError(
+            f"Tensor '{tensor.name}': only int8 constants have containers. "
+            f"Received: {tensor.dtype}, data {type(tensor.data).__name__}."
+        )
+    return tensor.data

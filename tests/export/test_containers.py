@@ -1,0 +1,226 @@
+"""Exporting with packing and stripping: exact, never larger, refused where it cannot run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pipelines
+import pytest
+import tf_keras
+
+import keras_lowbit
+from keras_lowbit import PTQConfig, QuantizedModel
+from keras_lowbit.export import flatbuffer, runtimes
+from keras_lowbit.export.containers import (
+    PACKINGS,
+    STRIPS,
+    check_options,
+    choose_containers,
+    read_containers,
+    runtimes_for,
+)
+from keras_lowbit.export.metadata import sidecar_path
+from models import data, pretrained
+
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
+
+
+def wide(keras: Any) -> Any:
+    """Layers large enough for every container to pay."""
+    layers = keras.layers
+    image = keras.Input((6, 6, 16), name="image")
+    tensor = layers.Conv2D(32, 3, activation="relu", name="large")(image)
+    tensor = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(tensor)
+    tensor = layers.Flatten(name="flat")(tensor)
+    tensor = layers.Dense(48, activation="relu", name="hidden")(tensor)
+    return keras.Model(image, layers.Dense(1, name="last")(tensor))
+
+
+def quantized(bits: int) -> QuantizedModel:
+    config = PTQConfig(bits, 8, optimize=(), tune_steps=0)
+    return pipelines.quantized(networks.randomize(wide(tf_keras)), config)
+
+
+@pytest.fixture(scope="module")
+def by_bits() -> dict[int, QuantizedModel]:
+    return {bits: quantized(bits) for bits in (2, 4, 6)}
+
+
+def containers(metadata: dict[str, Any]) -> dict[str, str]:
+    return {
+        name.removesuffix("/kernel"): entry["container"]
+        for name, entry in metadata["tensors"].items()
+        if name.endswith("/kernel")
+    }
+
+
+@needs_tflm
+@pytest.mark.parametrize("strip", STRIPS)
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_exact_on_tflm_and_as_the_int8_file(
+    bits: int, packing: str, strip: str, by_bits: dict[int, QuantizedModel], tmp_path: Path
+) -> None:
+    qmodel = by_bits[bits]
+    pipelines.prove(qmodel, tmp_path, packing=packing, strip=strip)
+    blob = (tmp_path / "model.tflite").read_bytes()
+    found = read_containers(blob, qmodel.to_program())
+    program = qmodel.to_program(found)
+    inputs = qmodel.quantize_input(networks.samples(qmodel.model, 3)[0])
+    packed = runtimes.run_all_tensors(blob, "tflm", inputs, tuple(program.tensors))
+    twin = runtimes.run_all_tensors(flatbuffer.write(program), "tflm", inputs)
+    assert packed.keys() == twin.keys()
+    for name, expected in twin.items():
+        np.testing.assert_array_equal(packed[name], expected, name)
+    assert "litert" not in runtimes_for(blob, program) or "lut" not in found.values()
+
+
+@pytest.mark.parametrize(
+    ("bits", "packing", "target", "expected"),
+    [
+        (4, "int8", "tflm", ["int8", "int8", "int8", "int8"]),
+        (4, "int4", "tflm", ["int4", "int4", "int8", "int4"]),
+        (4, "auto", "tflm", ["int4", "int4", "lut", "int4"]),
+        (2, "lut", "tflm", ["lut", "int8", "lut", "int8"]),
+        (2, "auto", "tflm", ["lut", "int4", "lut", "int4"]),
+        (2, "int4", "litert", ["int4", "int4", "int4", "int4"]),
+        (2, "auto", "litert", ["int4", "int4", "int2", "int2"]),
+        (6, "auto", "litert", ["int8", "int8", "int8", "int8"]),
+        (6, "int4", "tflm", ["int8", "int8", "int8", "int8"]),
+    ],
+)
+def test_containers(
+    bits: int,
+    packing: str,
+    target: str,
+    expected: list[str],
+    by_bits: dict[int, QuantizedModel],
+    tmp_path: Path,
+) -> None:
+    """Conv, depthwise, a dense layer with a scale per unit, and one with a single unit."""
+    path = tmp_path / "m.tflite"
+    metadata = by_bits[bits].export(path, packing=packing, target=target)
+    assert list(containers(metadata).values()) == expected
+    assert keras_lowbit.read_metadata(path) == metadata
+    named = {layer: name for layer, name in containers(metadata).items() if name != "int8"}
+    assert read_containers(path.read_bytes(), by_bits[bits].to_program()) == named
+
+
+@pytest.mark.parametrize("strip", STRIPS[:2])
+@pytest.mark.parametrize("packing", ["int4", "auto"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_litert_runs_its_files(
+    bits: int, packing: str, strip: str, by_bits: dict[int, QuantizedModel], tmp_path: Path
+) -> None:
+    qmodel = by_bits[bits]
+    path = tmp_path / "m.tflite"
+    qmodel.export(path, packing=packing, strip=strip, target="litert")
+    verification = qmodel.verify(path, networks.samples(qmodel.model, 4)[0])
+    assert set(verification.runtimes) == {"litert_ref", "litert"}
+    assert verification.ok, verification
+
+
+def test_a_dense_layer_with_equal_scales_is_packed_for_tflm(tmp_path: Path) -> None:
+    layers = tf_keras.layers
+    model = tf_keras.Sequential([layers.Input((40,)), layers.Dense(8, name="only")])
+    kernel = np.random.default_rng(0).integers(-7, 8, (40, 8)).astype(np.float32)
+    kernel[0] = 7.0
+    model.set_weights([kernel, np.arange(8, dtype=np.float32)])
+    config = PTQConfig(4, 8, optimize=(), tune_steps=0, weight_range="minmax")
+    qmodel = pipelines.quantized(model, config)
+    assert containers(qmodel.export(tmp_path / "m.tflite", packing="int4")) == {"only": "int4"}
+    assert qmodel.to_program({"only": "int4"}).tensors["only/kernel"].scale.shape == (1,)
+    if "tflm" in runtimes.available():
+        for strip in STRIPS:
+            pipelines.prove(qmodel, tmp_path, packing="int4", strip=strip)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_packing_never_makes_a_file_larger(bits: int, by_bits: dict[int, QuantizedModel]) -> None:
+    lower, sizes = by_bits[bits].to_program, {}
+    for packing in PACKINGS:
+        found = choose_containers(lower, packing, "micro", "tflm")
+        sizes[packing] = len(flatbuffer.write(lower(found), None, found, "micro"))
+    assert sizes["auto"] <= min(sizes["int4"], sizes["lut"]) + 16
+    assert max(sizes["int4"], sizes["lut"]) <= sizes["int8"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("zip", "none", "tflm"), "`packing` must be one of.*Received: packing='zip'"),
+        (("int8", "all", "tflm"), "`strip` must be one of.*Received: strip='all'"),
+        (("int8", "none", "tvm"), "`target` must be one of.*Received: target='tvm'"),
+        (("lut", "none", "litert"), "no DECODE operator.*Received: packing='lut'"),
+        (("auto", "micro", "litert"), "single zero point.*Received: strip='micro'"),
+    ],
+)
+def test_refusals(options: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_options(*options)
+
+
+def test_the_side_car(by_bits: dict[int, QuantizedModel], tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    plain = by_bits[4].export(path)
+    assert not sidecar_path(path).exists()
+    metadata = by_bits[4].export(path, overwrite=True, strip="names")
+    assert metadata["tensors"] == plain["tensors"]
+    assert json.loads(sidecar_path(path).read_text()) == metadata
+    assert keras_lowbit.read_metadata(path) == keras_lowbit.read_metadata(str(path)) == metadata
+    with pytest.raises(ValueError, match="no 'KERAS_LOWBIT_METADATA' entry and no JSON"):
+        keras_lowbit.read_metadata(path.read_bytes())
+
+    path.rename(tmp_path / "other.tflite")
+    with pytest.raises(ValueError, match=r"exists already.*m.tflite.json"):
+        by_bits[4].export(path, strip="micro")
+    assert not path.exists()
+    by_bits[2].export(tmp_path / "two.tflite", strip="micro")
+    sidecar_path(path).replace(sidecar_path(tmp_path / "two.tflite"))
+    with pytest.raises(ValueError, match=r"two.tflite.json' describes another model"):
+        keras_lowbit.read_metadata(tmp_path / "two.tflite")
+
+
+def test_a_file_of_another_model_is_not_proven(
+    by_bits: dict[int, QuantizedModel], tmp_path: Path
+) -> None:
+    by_bits[4].export(tmp_path / "four.tflite", packing="auto", strip="micro")
+    samples = networks.samples(by_bits[4].model, 2)[0]
+    assert not by_bits[6].verify(tmp_path / "four.tflite", samples).ok
+    (tmp_path / "text.tflite").write_bytes(b"not a model at all")
+    with pytest.raises(ValueError, match="not a TFLite flatbuffer"):
+        by_bits[4].verify(tmp_path / "text.tflite", samples)
+    narrow = networks.chain((6, 6, 16), lambda k: k.Conv2D(3, 3, name="large"))(tf_keras)
+    other = pipelines.quantized(networks.randomize(narrow), by_bits[4].config)
+    other.export(tmp_path / "other.tflite", packing="auto", strip="micro")
+    with pytest.raises(ValueError, match="not written from this program"):
+        by_bits[4].verify(tmp_path / "other.tflite", samples)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "bits", "packing", "limit"),
+    [
+        ("res8", 4, "int4", 49_000), ("res8", 2, "auto", 43_000), ("mobilenet", 4, "int4", 158_000),
+    ],
+)  # fmt: skip
+def test_sizes_of_real_models(
+    network: str, bits: int, packing: str, limit: int, shared_data: Path, tmp_path: Path
+) -> None:
+    del shared_data
+    model = getattr(pretrained, f"load_{network}")()
+    samples = {"res8": lambda: data.cifar10_calibration(34), "mobilenet": data.load_vww}[network]()
+    images = getattr(samples, "x_calib", samples)[:34]
+    config = PTQConfig(bits, 8, optimize=(), tune_bias=False, tune_network=False)
+    qmodel = pipelines.quantized(model, config, images[:32])
+    path = tmp_path / "m.tflite"
+    qmodel.export(path, packing=packing, strip="micro")
+    assert path.stat().st_size <= limit
+    if "tflm" in runtimes.available():
+        assert qmodel.verify(path, images[-2:]).ok
