@@ -1,8 +1,8 @@
 """Bit-Split and Stitching: optimise the integer weights bit by bit (Wang et al. 2020).
 
 A b-bit weight is split into b - 1 ternary bits, ``w_hat = scale * sum_k 2^k t_k`` with ``t_k`` in
-{-1, 0, 1} (eq. 4). ``|W x - W_hat x_hat|^2`` is minimised over one of them at a time with all others
-fixed: the best bit and the best scale both have a closed form (eqs. 6 to 9). The bits are stitched
+{-1, 0, 1}. ``|W x - W_hat x_hat|^2`` is minimised over one of them at a time with all others
+fixed: the best bit and the best scale both have a closed form. The bits are stitched
 to integers again, in place.
 
 Deviation: a bit is solved for all output channels of a layer at once, and a sweep's updates reach
