@@ -136,11 +136,15 @@ def train(
         shifts = [member.shift for member in biases]
         optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))
     watched = [v for _, trained in optimizers for v in trained]
+    forward: Callable[[list[tf.Tensor]], list[tf.Tensor]] = function
+    if not any(quantizer is m.quantizer for quantizer in function.quantizers for m in attached):
+        # The inputs' grids stay: quantize them once, not in every step.
+        arrived, forward = function.map_quantized(arrived), function.from_quantized
 
     @tf.function(autograph=False)  # nothing to convert, and quicker to trace
     def step(indices: tf.Tensor, progress: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = function([tf.gather(x, indices) for x in arrived])
+            outputs = forward([tf.gather(x, indices) for x in arrived])
             loss = loss_of(outputs, [tf.gather(t, indices) for t in wanted])
             penalties = [m.variable.penalty(m.state, progress) for m in attached]
             penalty = tf.add_n(penalties) if penalties else tf.constant(0.0)
