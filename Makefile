@@ -9,7 +9,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[micro,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[micro,vela,dev]'
 	touch $@
 
 demo: .venv/installed

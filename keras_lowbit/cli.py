@@ -3,6 +3,7 @@
 python -m keras_lowbit quantize --model m.keras --calib x.npy --weight_bits 4 --output m.tflite
 python -m keras_lowbit verify --saved m.lowbit --output m.tflite --calib x.npy
 python -m keras_lowbit inspect --output m.tflite
+python -m keras_lowbit report --saved m.lowbit --target tflm
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     Args:
       arguments: program name, command and flags, as in ``sys.argv``.
     """
-    commands = {"quantize": _quantize, "verify": _verify, "inspect": _inspect}
+    commands = {"quantize": _quantize, "verify": _verify, "inspect": _inspect, "report": _report}
     options = _flags()
     try:
         given = options(arguments)
@@ -64,7 +65,7 @@ def _flags() -> flags.FlagValues:
         "output": "The .tflite file to write (quantize) or read.",
         "config": "A JSON file with PTQConfig fields, instead of bit flags.",
         "checkpoint_dir": "Resume from here after a kill.",
-        "saved": "Folder for (quantize) or of (verify) the saved simulation.",
+        "saved": "Folder for (quantize) or of (verify, report) the saved simulation.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=options)
     flags.DEFINE_integer("weight_bits", 4, "Bits of the kernels, 2..8.", **bits)
@@ -126,6 +127,15 @@ def _verify(options: flags.FlagValues) -> int:
 def _inspect(options: flags.FlagValues) -> int:
     _require(options, "output")
     sys.stdout.write(json.dumps(read_metadata(options.output), indent=1) + "\n")
+    return 0
+
+
+def _report(options: flags.FlagValues) -> int:
+    """The deployment report; packing and strip are its own defaults unless given."""
+    _require(options, "saved")
+    given = {name: options[name].value for name in ("packing", "strip") if options[name].present}
+    report = load(options.saved).deployment_report(options.target, **given)
+    sys.stdout.write(f"{report}\n")
     return 0
 
 

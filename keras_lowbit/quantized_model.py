@@ -61,6 +61,18 @@ class QuantizedModel:
 
         return report_on(self)
 
+    def deployment_report(
+        self, target: str = "tflm", packing: str = "auto", strip: str | None = None, **options: Any
+    ) -> Any:
+        """What the file costs on a target, measured: bytes by part, RAM, operators, host latency.
+
+        Printable, ``.to_dict()`` for JSON. ``options`` are those of
+        :func:`keras_lowbit.analysis.deployment.deployment_report`.
+        """
+        from keras_lowbit.analysis.deployment import deployment_report
+
+        return deployment_report(self, target, packing, strip, **options)
+
     def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write everything to a new folder, exactly; :func:`keras_lowbit.load` reads it.
 
@@ -112,8 +124,8 @@ class QuantizedModel:
             in RAM one at a time, and large dense layers in lookup tables need much of it.
           strip: ``"names"`` drops tensor names, signature, description and metadata, which go to
             ``<path>.json``; ``"micro"`` also quantization parameters that TFLM does not read.
-          target: ``"tflm"`` or ``"litert"``. Files with int8 containers, stripped of names or not, run
-            on both.
+          target: ``"tflm"``, ``"litert"``, or ``"ethos-u"``, a file for Vela to compile. Files with
+            int8 containers, stripped of names or not, run on all.
 
         Returns:
           The metadata in or beside the file: bits, grid and container of every tensor.

@@ -94,6 +94,14 @@ def test_packed_and_stripped(folder: Path, command: Command) -> None:
     assert status == 0
     assert json.loads(shown)["tensors"]["first/kernel"]["container"] == "int4"
     assert command("verify", *shared)[0] == 0
+    status, shown, _ = command("report", "--saved=saved", "--strip=names", "--target=litert")
+    assert status == 0
+    for words in (
+        "Exported for litert, packing auto, strip names",
+        "ideal",
+        "which is not the device",
+    ):
+        assert words in shown
     (folder / "m.tflite").unlink()
     status, _, error = command(*quantize[:-1], "--strip=names")
     assert status == 1
@@ -130,12 +138,13 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ((), 2, "Usage: .*quantize|verify|inspect.*Received: no command"),
+        ((), 2, r"Usage: .*quantize\|verify\|inspect\|report.*Received: no command"),
         (("compress",), 2, "Usage: .*Received: compress"),
         (("quantize", "inspect"), 2, "Usage: .*Received: quantize inspect"),
         (("quantize", "--model=m"), 1, "needs --calib, --output"),
         (("verify",), 1, "needs --saved, --output, --calib"),
         (("inspect",), 1, "needs --output"),
+        (("report",), 1, "needs --saved"),
         (("inspect", "--output=none.tflite"), 1, "Cannot read the model file.*none.tflite"),
         (("quantize", "--model=no", "--output=m", "--calib=x.npy"), 1, "no model at this path"),
         ((*QUANTIZE, "--calib=x.npy", "--packing=zip"), 2, "packing=zip: value should be one of"),

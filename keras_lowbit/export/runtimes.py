@@ -7,8 +7,10 @@ import dataclasses
 import importlib.util
 import math
 import os
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -125,9 +127,42 @@ def _check_inputs(model: _Model, inputs: Sequence[np.ndarray]) -> int:
     return len(inputs[0])
 
 
+def latency(blob: bytes, runtime: str, inputs: Sequence[np.ndarray], invocations: int) -> float:
+    """Seconds of one inference on this host, the median of `invocations` after one that is not counted.
+
+    Raises: ValueError as `run`, or if there is nothing to measure.
+    """
+    if invocations < 1:
+        raise ValueError(f"`invocations` must be at least 1. Received: {invocations}.")
+    model = _read_model(blob)
+    _check_inputs(model, inputs)
+    sample = [value[:1] for value in inputs]
+    seconds = []
+    with _started(blob, model, runtime, model.outputs) as step:
+        step(sample)
+        for _ in range(invocations):
+            start = time.perf_counter()
+            step(sample)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def _run(
     blob: bytes, model: _Model, runtime: str, inputs: Sequence[np.ndarray], wanted: Sequence[int]
 ) -> dict[int, np.ndarray]:
+    batch = _check_inputs(model, inputs)
+    results = {index: np.empty((batch, *model.shapes[index][1:]), np.int8) for index in wanted}
+    with _started(blob, model, runtime, wanted) as step:
+        for sample in range(batch):
+            values = step([value[sample : sample + 1] for value in inputs])
+            for index in wanted:
+                results[index][sample] = values[index][0]
+    return results
+
+
+@contextlib.contextmanager
+def _started(blob: bytes, model: _Model, runtime: str, wanted: Sequence[int]) -> Iterator[Step]:
+    """The interpreter as a function of one sample, quiet; what it refuses is a ValueError."""
     if runtime not in RUNTIMES:
         raise ValueError(f"`runtime` must be one of {RUNTIMES}. Received: {runtime!r}.")
     if runtime not in available():
@@ -135,21 +170,14 @@ def _run(
             f"The runtime '{runtime}' needs the package '{_MODULES[runtime]}'; install it or choose one "
             f"of {available()}. Received: {runtime!r}."
         )
-    batch = _check_inputs(model, inputs)
-    results = {index: np.empty((batch, *model.shapes[index][1:]), np.int8) for index in wanted}
     with _captured_stderr() as messages:
         try:
             start = _start_tflm if runtime == "tflm" else _start_litert
-            step = start(blob, model, runtime, wanted, messages)
-            for sample in range(batch):
-                values = step([value[sample : sample + 1] for value in inputs])
-                for index in wanted:
-                    results[index][sample] = values[index][0]
+            yield start(blob, model, runtime, wanted, messages)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"The runtime '{runtime}' refuses the model: {error}. Received: {messages()!r}."
             ) from error
-    return results
 
 
 def _start_tflm(
