@@ -44,16 +44,16 @@ study: .venv/installed $(if $(filter dask ray,$(BACKEND)),.venv/cluster)
 study-report: .venv/installed
 	$(RUN) -m benchmarks.study report $(QUICKLY)
 
-# Flash, RAM and accuracy on TFLM beside other tools: an hour or two; a run resumes where it was stopped.
+# Flash, RAM and accuracy on TFLM beside other tools: hours; a run resumes where it was stopped.
 # TASKS=ds_cnn,har_cnn and WIDTHS=4,2 measure some of it; QUICK=1 takes few steps, into out/.
 FILTERS := $(if $(TASKS),--tasks $(TASKS)) $(if $(WIDTHS),--widths $(WIDTHS))
 BRIEFLY := $(if $(QUICK),--quick --results out/deployment/rows.jsonl --report out/deployment/deployment.md)
 
-.venv/deployment: .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[deployment]'
+.venv/rival: .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[rival]'
 	touch $@
 
-deployment: .venv/deployment
+deployment: .venv/rival
 	$(RUN) -m benchmarks.deployment run $(BRIEFLY) $(FILTERS)
 
 # docs/deployment.md, from the committed rows.

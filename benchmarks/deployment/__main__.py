@@ -24,6 +24,7 @@ from benchmarks.study.tasks import one_task
 
 QUICK = {"steps": 10, "tune_steps": 10}
 QUICK_LIMIT = 100
+LIMIT = 4000  # all of every task but Res8
 QUICK_NOTE = "**A quick run with few steps: it shows that all works, not what can be reached.**"
 
 FLAGS = flags.FLAGS
@@ -31,7 +32,9 @@ flags.DEFINE_list("tasks", list(TASKS), "Tasks to measure, in this order.")
 flags.DEFINE_list("widths", [str(bits) for bits in WIDTHS], "Bits of our weights.")
 flags.DEFINE_string("results", "benchmarks/results/deployment.jsonl", "File of rows.")
 flags.DEFINE_string("report", "docs/deployment.md", "Page to write.")
-flags.DEFINE_integer("limit", None, "Most test samples run on TFLM; all by default.")
+flags.DEFINE_integer(
+    "limit", None, f"Most test samples run on TFLM, {LIMIT} by default.", lower_bound=1
+)
 flags.DEFINE_integer("seed", 0, "Of the calibration sample and the optimisation.")
 flags.DEFINE_bool("quick", False, f"Few steps, and {QUICK_LIMIT} test samples unless --limit.")
 
@@ -56,7 +59,7 @@ def _cells() -> list[Cell]:
     if strangers := [text for text in FLAGS.widths if text not in known]:
         raise ValueError(f"--widths takes some of {list(known)}. Received: {strangers}")
     widths = [known[text] for text in FLAGS.widths]
-    limit = QUICK_LIMIT if FLAGS.quick and FLAGS.limit is None else FLAGS.limit
+    limit = FLAGS.limit or (QUICK_LIMIT if FLAGS.quick else LIMIT)
     return cells(tasks, widths, FLAGS.seed, limit, **(QUICK if FLAGS.quick else {}))
 
 

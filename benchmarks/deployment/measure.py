@@ -16,13 +16,14 @@ import tf_keras
 from benchmarks.deployment import tflm
 from benchmarks.deployment.files import SOURCE, export, foreign_file, quantized
 from benchmarks.deployment.plan import ETHOS_U, INCUMBENT, OURS, RIVAL, TFLM, Cell
-from benchmarks.deployment.vela import compile_for_ethos_u
 from benchmarks.rows import Row, short_hash, versions
 from benchmarks.runtime_accuracy import input_codes
 from benchmarks.study.tasks import Samples, Task, one_task
 from keras_lowbit import QuantizedModel
+from keras_lowbit.export.arena import measure_arena
 from keras_lowbit.export.containers import read_containers
 from keras_lowbit.export.flatbuffer import write
+from keras_lowbit.export.vela import compile_for_ethos_u
 
 FOLDER = Path("out/deployment")
 PROVEN_SAMPLES = 16
@@ -39,7 +40,7 @@ def measure(cell: Cell, folder: Path = FOLDER, task: Task | None = None) -> Row:
     started = time.monotonic()
     task = task or one_task(cell.task)
     samples = _samples(task, cell.seed)
-    x, y = samples.x_test[: cell.limit], samples.y_test[: cell.limit]
+    x, y = (spread(array, cell.limit) for array in (samples.x_test, samples.y_test))
     path = folder / "measured.tflite"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"accuracy": {}}
@@ -75,6 +76,13 @@ def measure(cell: Cell, folder: Path = FOLDER, task: Task | None = None) -> Row:
     return row
 
 
+def spread(array: np.ndarray, limit: int | None) -> np.ndarray:
+    """At most ``limit`` rows, evenly spread: test sets may be in the order of classes or persons."""
+    if limit is None or limit >= len(array):
+        return array
+    return array[np.arange(limit) * len(array) // limit]
+
+
 @functools.lru_cache(maxsize=1)
 def _samples(task: Task, seed: int) -> Samples:
     return task.data(seed)
@@ -93,7 +101,7 @@ def _on_tflm(
     return {
         "refused": refused, "samples": len(codes),
         "accuracy": {name: float((predicted == labels).mean())},
-        "arena_bytes": None if refused else tflm.arena_bytes(blob),
+        "arena": None if refused else dataclasses.asdict(measure_arena(blob)),
     }  # fmt: skip
 
 

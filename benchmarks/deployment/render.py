@@ -28,8 +28,10 @@ EXPECTED_TEXT = """Before anything was measured, of the smallest file of that wi
 and stripping change no code of the output and TFLM equals the integer reference (both below)."""
 
 COLUMNS = """- **file**: bytes of the `.tflite` file, and in percent of the int8 file of TFLiteConverter.
-- **arena**: all that TFLM takes of the RAM it is given, in bytes; packed weights are expanded there.
-- **accuracy**: on TFLM, of the files themselves, over the test samples named above the table.
+- **arena**: bytes of RAM, the least in which TFLM starts and runs the file. Packed weights are expanded
+  there: four bits of a convolution, and whatever is in lookup tables, a large dense layer too.
+- **accuracy**: on TFLM, of the files themselves, over the test samples named above the table
+  (where not all, evenly spread).
 - **unlike unpacked**: codes of the output, over these samples, that differ from those of the file with the
   very same integers, every weight in a byte of its own. This is what packing and stripping change.
 - **unlike int8**: predictions that differ from those of the int8 container of the same width. Integers
@@ -177,7 +179,7 @@ def _tflm_columns(row: Row | None, incumbent: Row | None) -> Sequence[str]:
     ours = row["tool"] == OURS
     return [
         f"{row['file_bytes']:,}", MISSING if share is None else f"{share:.0f}",
-        "refused" if row["refused"] else f"{row['arena_bytes']:,}",
+        "refused" if row["refused"] else f"{row['arena']['smallest']:,}",
         on_litert or f"{accuracy:.2%}",
         f"{row['codes_unlike_unpacked']:,} of {row['codes']:,}" if ours else MISSING,
         f"{row['predictions_unlike_int8']:,}" if ours else MISSING,

@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks.incumbent import convert_float
 
-INSTALL = "pip install '.[deployment]'"
+INSTALL = "pip install '.[rival]'"
 
 
 def quantize_int4(model: Any, samples: np.ndarray, four_bit_operators: Sequence[str]) -> bytes:

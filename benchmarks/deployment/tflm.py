@@ -1,43 +1,14 @@
-"""What a file needs and gives on TFLM: its arena, and the codes of its output."""
+"""What a file gives on TFLM: the codes of its output, or why there are none."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from keras_lowbit.export import runtimes
-
-ARENA_OFFERED = 2**26
-# TFLM reports on the standard error of the process.
-_REPORT = f"""
-import sys
-from tflite_micro import runtime
-interpreter = runtime.Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size={ARENA_OFFERED})
-interpreter.invoke()
-interpreter.print_allocations()
-"""
-_TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
-
-
-def arena_bytes(blob: bytes) -> int:
-    """All of the arena that TFLM takes for a model, with pointers of 64 bits.
-
-    Raises:
-      ValueError: it does not run the model.
-    """
-    command = [sys.executable, "-c", _REPORT]
-    done = subprocess.run(command, input=blob, capture_output=True, check=False)
-    report = done.stderr.decode(errors="replace")
-    found = _TOTAL.search(report)
-    if done.returncode or found is None:
-        raise ValueError(f"TFLM does not run the model. Received: {report[-400:]!r}")
-    return int(found[1])
 
 
 def refusal(blob: bytes, codes: np.ndarray) -> str:
