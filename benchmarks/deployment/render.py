@@ -25,7 +25,8 @@ tasks are those of [the study](study.md). TFLM is the reference build of its Pyt
 count pointers of 64 bits, and time says nothing about a microcontroller, so none is given."""
 
 EXPECTED_TEXT = """Before anything was measured, of the smallest file of that width; outputs are identical if packing
-and stripping change no code of the output and TFLM equals the integer reference (both below)."""
+and stripping change no code of the output and TFLM equals the integer reference (both below). The int8
+files expected are those that MLPerf Tiny publishes; measured is TFLiteConverter here."""
 
 COLUMNS = """- **file**: bytes of the `.tflite` file, and in percent of the int8 file of TFLiteConverter.
 - **arena**: bytes of RAM, the least in which TFLM starts and runs the file. Packed weights are expanded
