@@ -3,6 +3,7 @@
 from keras_lowbit import callbacks
 from keras_lowbit.accounting import Cost, cost
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.converter import Converter
 from keras_lowbit.export.metadata import read_metadata
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel, load
@@ -14,6 +15,7 @@ from keras_lowbit.reconstruct.reconstructor import Reconstructor
 from keras_lowbit.version import __version__
 
 __all__ = [
+    "Converter",
     "Cost",
     "LowBitQuantizeConfig",
     "PTQConfig",
