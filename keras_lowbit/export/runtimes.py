@@ -7,12 +7,15 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_lowbit.export.model_file import read_model, unpack
 
 RUNTIMES = ("tflm", "litert_ref", "litert")
 _MODULES = {"tflm": "tflite_micro", "litert_ref": "ai_edge_litert", "litert": "ai_edge_litert"}
@@ -59,6 +62,43 @@ def run_all_tensors(
     return {model.names[index] or given.get(index, str(index)): results[index] for index in wanted}
 
 
+def smallest_arena(blob: bytes, inputs: Sequence[np.ndarray]) -> int:
+    """Bytes of the smallest tensor arena, within a twentieth, in which TFLM runs a model here.
+
+    What TFLM's recording allocator counts is the start: planning memory can take more than is used later.
+
+    Raises: ValueError as `run`.
+    """
+    run(blob, "tflm", inputs)
+    from tflite_micro import runtime as tflm
+
+    with _captured_stderr() as messages:
+
+        def used(arena: int) -> int:
+            interpreter = tflm.Interpreter.from_bytes(blob, arena_size=arena)
+            for position, value in enumerate(inputs):
+                interpreter.set_input(np.ascontiguousarray(value[:1]), position)
+            interpreter.invoke()
+            interpreter.print_allocations()
+            return int(re.findall(r"Arena allocation total (\d+) bytes", messages())[-1])
+
+        def smallest(arena: int, step: Callable[[int], int], attempts: int) -> tuple[int, int]:
+            """The first arena of a growing series that is large enough, and how much of it is used."""
+            for _ in range(attempts):
+                try:
+                    return arena, used(arena)
+                except RuntimeError:
+                    arena = step(arena)
+            raise ValueError(
+                f"TFLM runs the model in no arena of up to {arena} bytes. Received: {messages()!r}."
+            )
+
+        _, counted = smallest(_FIRST_ARENA, lambda size: min(4 * size, _LARGEST_ARENA), 8)
+        return smallest(
+            -(-counted // 16) * 16, lambda size: (size + size // 20) // 16 * 16 + 16, 60
+        )[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Model:
     """What the runtimes do not tell: names, shapes and which tensors are computed."""
@@ -73,15 +113,11 @@ class _Model:
 def read_flatbuffer(blob: bytes) -> Any:
     """The schema's view of a model.
 
-    Raises: ValueError if the bytes are something else.
+    Raises: ValueError if the bytes are something else, or damaged.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if blob[4:8] != b"TFL3":
-        raise ValueError(
-            f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-            f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes."
-        )
+    unpack(read_model(blob)[0])
     return schema.Model.GetRootAs(blob, 0)
 
 
