@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import re
 from collections.abc import Sequence
 
@@ -35,6 +36,8 @@ REGISTRATIONS = {
 _SMALLEST_MARGIN = 1024
 _SEED = 0  # of the test vector
 
+_DECODE = "\n// AddDecode(), for lookup tables, is in TFLM since its pull request 3132 (2025)."
+
 _HEADER = """\
 // Written by {producer}; do not edit, export again.
 //
@@ -60,7 +63,7 @@ alignas(16) extern const unsigned char {name}_data[{size}];
 constexpr std::size_t {name}_size = {size};
 
 // Bytes of the tensor arena: {measured} is the smallest in which TFLM ({wheel}, reference
-// kernels, x86-64) was found to run this model; the margin is a tenth of it and at least {least} bytes.
+// kernels, {machine}) was found to run this model; the margin is a tenth of it and at least {least} bytes.
 // Pointers take 8 bytes there and 4 on a 32-bit target, where the interpreter's own records are smaller.
 // Optimized kernels (CMSIS-NN and others) ask for scratch memory that the reference kernels do not need:
 // compare with interpreter.arena_used_bytes() after AllocateTensors() on the target.
@@ -128,13 +131,11 @@ def c_source(stem: str, blob: bytes, program: Program, producer: str) -> tuple[s
             prefix = f"{name}_{role}_{index}"
             constants.append(_constants(prefix, program.tensors[tensor]))
             vectors.append(_codes(prefix, codes))
-    decode = (
-        "\n// AddDecode() came with the lookup tables of TFLM in 2025." if DECODE in calls else ""
-    )
+    decode = _DECODE if DECODE in calls else ""
     header = _HEADER.format(
         producer=producer, name=name, guard=name.upper(), size=len(blob), measured=measured,
-        wheel=f"tflite-micro {importlib.metadata.version('tflite-micro')}", least=_SMALLEST_MARGIN,
-        arena=arena, decode=decode, count=len(calls), constants="\n".join(constants),
+        wheel=f"tflite-micro {importlib.metadata.version('tflite-micro')}", machine=platform.machine(),
+        least=_SMALLEST_MARGIN, arena=arena, decode=decode, count=len(calls), constants="\n".join(constants),
         registrations=" &&\n         ".join(
             f"static_cast<int>(resolver.{call}()) == 0" for call in calls.values()
         ),

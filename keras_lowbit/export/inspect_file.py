@@ -45,7 +45,7 @@ class Inspection:
                 "What follows is what the flatbuffer says; widths, grids and methods are unknown.",
             ]
         rows = [{column: _cell(row[column]) for column in _COLUMNS} for row in self.tensors]
-        widths = {c: max(len(c), *(len(row[c]) for row in rows)) for c in _COLUMNS}
+        widths = {c: max([len(c), *(len(row[c]) for row in rows)]) for c in _COLUMNS}
         for row in ({column: column for column in _COLUMNS}, *rows):
             cells = (
                 row[c].rjust(widths[c]) if c in _RIGHT else row[c].ljust(widths[c])

@@ -84,7 +84,7 @@ def load_tflite(path: str | os.PathLike[str] | bytes) -> dict[str, StoredTensor]
     blob, model, metadata = open_model(path)
     try:
         return _Reader(model, metadata["tensors"]).tensors()
-    except (IndexError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"The metadata do not fit the file: {error} Export the model again. "
             f"Received: {'bytes' if isinstance(path, bytes) else str(path)!r}, {len(blob)} bytes."

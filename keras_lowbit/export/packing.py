@@ -91,7 +91,7 @@ def decode_lookup(
 
     Raises: ValueError if the operands are not those that :func:`encode_lookup` writes.
     """
-    header = bytes(tables[:16])
+    header = bytes(tables[:16]).ljust(16, b"\0")
     width, axis, size = header[5] & 15, header[5] >> 4, header[6]
     expected = bytes([_LOOKUP, _VERSION, 0, 0, _VERSION, header[5], size]).ljust(16, b"\0")
     one = axis == _ONE_TABLE
