@@ -51,6 +51,7 @@ template <typename T> void Row(const char* name, const T* values, std::size_t co
 
 int main() {{
   std::printf("alignment %d\\n", static_cast<int>(reinterpret_cast<std::uintptr_t>({name}_data) % 16));
+  std::printf("declared %d\\n", static_cast<int>(__extension__ __alignof__({name}_data)));
   Row("data", {name}_data, {name}_size);
   std::printf("sizeof %d\\n", static_cast<int>(sizeof({name}_data)));
   std::printf("arena %d\\n", static_cast<int>({name}_arena_size));
@@ -100,6 +101,7 @@ def test_compiled(
 
     assert bytes(map(int, got["data"])) == twin
     assert got["sizeof"] == [len(twin)] and got["alignment"] == [0]
+    assert got["declared"] == [16]  # large arrays may come out aligned without it
     lookup = ["AddDecode"] if packing != "int8" else []
     assert sorted(got["operators"]) == sorted(
         ["AddConv2D", "AddDepthwiseConv2D", "AddFullyConnected", "AddReshape", *lookup]
