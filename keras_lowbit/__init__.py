@@ -4,6 +4,8 @@ from keras_lowbit import callbacks
 from keras_lowbit.accounting import Cost, cost
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.converter import Converter
+from keras_lowbit.export.inspect_file import inspect
+from keras_lowbit.export.load_tflite import load_tflite
 from keras_lowbit.export.metadata import read_metadata
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel, load
@@ -26,7 +28,9 @@ __all__ = [
     "calibrate",
     "callbacks",
     "cost",
+    "inspect",
     "load",
+    "load_tflite",
     "quantize",
     "read_metadata",
     "variables",

@@ -84,8 +84,9 @@ def resolver_calls(blob: bytes) -> tuple[str, ...]:
 
     Raises: ValueError if the bytes are something else.
     """
-    calls = {
-        _RESOLVER_CALLS.get(kind, f"Add{kind.title().replace('_', '')}")
-        for kind in operator_kinds(blob)
-    }
-    return tuple(sorted(calls))
+    return tuple(sorted({resolver_call(kind) for kind in operator_kinds(blob)}))
+
+
+def resolver_call(kind: str) -> str:
+    """The resolver's method for an operator by the schema's name: "AddConv2D" for "CONV_2D"."""
+    return _RESOLVER_CALLS.get(kind, f"Add{kind.title().replace('_', '')}")

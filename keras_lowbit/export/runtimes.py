@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_lowbit.export.model_file import read_model, unpack
+
 RUNTIMES = ("tflm", "litert_ref", "litert")
 _MODULES = {"tflm": "tflite_micro", "litert_ref": "ai_edge_litert", "litert": "ai_edge_litert"}
 _FIRST_ARENA = 2**17  # bytes beyond the activations; TFLM crashes outright on an arena of a few KiB
@@ -75,15 +77,11 @@ class _Model:
 def read_flatbuffer(blob: bytes) -> Any:
     """The schema's view of a model.
 
-    Raises: ValueError if the bytes are something else.
+    Raises: ValueError if the bytes are something else, or damaged.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if blob[4:8] != b"TFL3":
-        raise ValueError(
-            f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-            f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes."
-        )
+    unpack(read_model(blob)[0])
     return schema.Model.GetRootAs(blob, 0)
 
 

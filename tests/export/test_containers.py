@@ -33,27 +33,6 @@ needs_tflm = pytest.mark.skipif(
 )
 
 
-def wide(keras: Any) -> Any:
-    """Layers large enough for every container to pay."""
-    layers = keras.layers
-    image = keras.Input((6, 6, 16), name="image")
-    tensor = layers.Conv2D(32, 3, activation="relu", name="large")(image)
-    tensor = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(tensor)
-    tensor = layers.Flatten(name="flat")(tensor)
-    tensor = layers.Dense(48, activation="relu", name="hidden")(tensor)
-    return keras.Model(image, layers.Dense(1, name="last")(tensor))
-
-
-def quantized(bits: int) -> QuantizedModel:
-    config = PTQConfig(bits, 8, optimize=(), tune_steps=0)
-    return pipelines.quantized(networks.randomize(wide(tf_keras)), config)
-
-
-@pytest.fixture(scope="module")
-def by_bits() -> dict[int, QuantizedModel]:
-    return {bits: quantized(bits) for bits in (2, 4, 6)}
-
-
 def containers(metadata: dict[str, Any]) -> dict[str, str]:
     return {
         name.removesuffix("/kernel"): entry["container"]
