@@ -53,7 +53,8 @@ class Converter:
         :func:`keras_lowbit.quantize`.
       packing, strip, target: of :meth:`keras_lowbit.QuantizedModel.export`.
       quantized_model: after :meth:`convert`, what the bytes were written from: to report, save, verify.
-      metadata: after :meth:`convert`, bits, grid and container of every tensor; a stripped file holds none.
+      metadata: after :meth:`convert`, bits, grid and container of every tensor. A stripped file holds none:
+        to read it back or verify it, write them as JSON to ``<file>.json``.
 
     Example:
       >>> converter = keras_lowbit.Converter.from_keras_model(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_results_and_the_arguments_of_quantize(
     converter.checkpoint_dir, converter.seed = tmp_path / "checkpoint", 3
     path = tmp_path / "model.tflite"
     path.write_bytes(converter.convert())
+    path.with_name("model.tflite.json").write_text(json.dumps(converter.metadata))
     assert "first" in noted.units
     assert any((tmp_path / "checkpoint").iterdir())
     assert converter.quantized_model.verify(path, samples[:4]).ok

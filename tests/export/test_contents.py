@@ -47,7 +47,8 @@ def test_packed_weights_and_metadata():
     (layer,) = packing.kernel_names(program)
     found = parts(program, {layer: "int4"}, metadata={"format": 1})
     assert (found.weights, found.biases) == (54, 16)
-    assert found.metadata == len('{"format":1}')
+    seal = ',"model_sha256":""'
+    assert found.metadata == len('{"format":1}') + len(seal) + 64
 
 
 def test_a_buffer_of_two_tensors_counts_once():
