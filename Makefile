@@ -5,11 +5,11 @@ RUN := .venv/bin/python
 export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test fuzz lint results study study-report clean
+.PHONY: demo test fuzz lint results study study-report deployment deployment-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[micro,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[micro,vela,dev]'
 	touch $@
 
 demo: .venv/installed
@@ -48,6 +48,22 @@ study: .venv/installed $(if $(filter dask ray,$(BACKEND)),.venv/cluster)
 # docs/study.md and its figures, from the committed rows.
 study-report: .venv/installed
 	$(RUN) -m benchmarks.study report $(QUICKLY)
+
+# Flash, RAM and accuracy on TFLM beside other tools: hours; a run resumes where it was stopped.
+# TASKS=ds_cnn,har_cnn and WIDTHS=4,2 measure some of it; QUICK=1 takes few steps, into out/.
+FILTERS := $(if $(TASKS),--tasks $(TASKS)) $(if $(WIDTHS),--widths $(WIDTHS))
+BRIEFLY := $(if $(QUICK),--quick --results out/deployment/rows.jsonl --report out/deployment/deployment.md)
+
+.venv/rival: .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[rival]'
+	touch $@
+
+deployment: .venv/rival
+	$(RUN) -m benchmarks.deployment run $(BRIEFLY) $(FILTERS)
+
+# docs/deployment.md, from the committed rows.
+deployment-report: .venv/installed
+	$(RUN) -m benchmarks.deployment report $(BRIEFLY)
 
 clean:
 	rm -rf .venv build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

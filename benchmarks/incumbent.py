@@ -1,4 +1,4 @@
-"""The incumbent: full-integer int8 quantization by TFLiteConverter."""
+"""The incumbent: TFLiteConverter, to full-integer int8 or to floats."""
 
 from __future__ import annotations
 
@@ -18,19 +18,28 @@ def convert_int8(model: Any, samples: np.ndarray, path: Path) -> None:
       samples: representative data, float32 (samples, ...).
       path: where to write.
     """
-    shape = (1, *samples.shape[1:])
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
-        tf.TensorSpec(shape, tf.float32, name="input")
-    )
 
     def representative() -> Iterator[list[np.ndarray]]:
         for sample in samples:
             yield [sample[None]]
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
     path.write_bytes(converter.convert())
+
+
+def convert_float(model: Any) -> bytes:
+    """``model``, a tf_keras model with one input, as a float32 ``.tflite`` of batch 1."""
+    return _converter(model).convert()
+
+
+def _converter(model: Any) -> Any:
+    shape = (1, *model.inputs[0].shape[1:])
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
+        tf.TensorSpec(shape, tf.float32, name="input")
+    )
+    return tf.lite.TFLiteConverter.from_concrete_functions([function], model)

@@ -3,6 +3,9 @@
 from keras_lowbit import callbacks
 from keras_lowbit.accounting import Cost, cost
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.converter import Converter
+from keras_lowbit.export.inspect_file import inspect
+from keras_lowbit.export.load_tflite import load_tflite
 from keras_lowbit.export.metadata import read_metadata
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel, load
@@ -14,6 +17,7 @@ from keras_lowbit.reconstruct.reconstructor import Reconstructor
 from keras_lowbit.version import __version__
 
 __all__ = [
+    "Converter",
     "Cost",
     "LowBitQuantizeConfig",
     "PTQConfig",
@@ -24,7 +28,9 @@ __all__ = [
     "calibrate",
     "callbacks",
     "cost",
+    "inspect",
     "load",
+    "load_tflite",
     "quantize",
     "read_metadata",
     "variables",

@@ -3,6 +3,7 @@
 python -m keras_lowbit quantize --model m.keras --calib x.npy --weight_bits 4 --output m.tflite
 python -m keras_lowbit verify --saved m.lowbit --output m.tflite --calib x.npy
 python -m keras_lowbit inspect --output m.tflite
+python -m keras_lowbit report --saved m.lowbit --target tflm
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_lowbit import PTQConfig, load, quantize, read_metadata
+from keras_lowbit import PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
-from keras_lowbit.export.metadata import sidecar_path
+from keras_lowbit.export.output_files import FORMATS, output_paths
 
 
 def run() -> None:
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     Args:
       arguments: program name, command and flags, as in ``sys.argv``.
     """
-    commands = {"quantize": _quantize, "verify": _verify, "inspect": _inspect}
+    commands = {"quantize": _quantize, "verify": _verify, "inspect": _inspect, "report": _report}
     options = _flags()
     try:
         given = options(arguments)
@@ -64,7 +65,7 @@ def _flags() -> flags.FlagValues:
         "output": "The .tflite file to write (quantize) or read.",
         "config": "A JSON file with PTQConfig fields, instead of bit flags.",
         "checkpoint_dir": "Resume from here after a kill.",
-        "saved": "Folder for (quantize) or of (verify) the saved simulation.",
+        "saved": "Folder for (quantize) or of (verify, report) the saved simulation.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=options)
     flags.DEFINE_integer("weight_bits", 4, "Bits of the kernels, 2..8.", **bits)
@@ -73,12 +74,14 @@ def _flags() -> flags.FlagValues:
         ("packing", PACKINGS, "How weights are stored."),
         ("strip", STRIPS, "What is left out of the file."),
         ("target", TARGETS, "The runtime that must run it."),
+        ("format", FORMATS, "A .tflite file, or C source for a TFLM project (.h and .cc)."),
     ):
         flags.DEFINE_enum(name, known[0], known, text, flag_values=options)
     flags.DEFINE_integer("seed", 0, "Same seed, same bits.", flag_values=options)
     flags.DEFINE_integer("verbose", 1, "0 silent, 1 bars, 2 a line per unit.", flag_values=options)
     flags.DEFINE_integer("verify_samples", 16, "Samples to prove it on.", flag_values=options)
     flags.DEFINE_boolean("overwrite", False, "Replace existing outputs.", flag_values=options)
+    flags.DEFINE_boolean("json", False, "inspect: the metadata as JSON.", flag_values=options)
     flags.DEFINE_boolean("help", False, "Show this.", flag_values=options)
     return options
 
@@ -86,8 +89,8 @@ def _flags() -> flags.FlagValues:
 def _quantize(options: flags.FlagValues) -> int:
     _require(options, "model", "calib", "output")
     check_options(options.packing, options.strip, options.target)
-    sidecar = str(sidecar_path(options.output)) if options.strip != "none" else None
-    for path in (options.output, sidecar, options.saved):
+    outputs = output_paths(options.output, options.strip, options.format, options.target)
+    for path in (*map(str, outputs), options.saved):
         if path and Path(path).exists() and not options.overwrite:
             raise ValueError(
                 f"It exists already; pass --overwrite to replace it. Received: {path!r}"
@@ -101,15 +104,17 @@ def _quantize(options: flags.FlagValues) -> int:
         options.model, samples, config=config, seed=options.seed, verbose=options.verbose,
         checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
-    qmodel.export(options.output, options.overwrite, options.packing, options.strip, options.target)
+    qmodel.export(
+        options.output, options.overwrite, options.packing, options.strip, options.target,
+        options.format,
+    )  # fmt: skip
     if options.saved:
         qmodel.save(options.saved, overwrite=options.overwrite)
-    sys.stdout.write(
-        f"{qmodel.report()}\n\n{options.output}: {Path(options.output).stat().st_size} bytes\n"
-    )
+    sizes = "\n".join(f"{path}: {path.stat().st_size} bytes" for path in outputs)
+    sys.stdout.write(f"{qmodel.report()}\n\n{sizes}\n")
     if not options.verify_samples:
         return 0
-    verification = qmodel.verify(options.output, samples[: options.verify_samples])
+    verification = qmodel.verify(outputs[0], samples[: options.verify_samples])
     sys.stdout.write(f"{verification}\n")
     return 0 if verification.ok else 1
 
@@ -125,7 +130,19 @@ def _verify(options: flags.FlagValues) -> int:
 
 def _inspect(options: flags.FlagValues) -> int:
     _require(options, "output")
-    sys.stdout.write(json.dumps(read_metadata(options.output), indent=1) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps(read_metadata(options.output), indent=1) + "\n")
+    else:
+        sys.stdout.write(f"{inspect(options.output)}\n")
+    return 0
+
+
+def _report(options: flags.FlagValues) -> int:
+    """The deployment report; packing and strip are its own defaults unless given."""
+    _require(options, "saved")
+    given = {name: options[name].value for name in ("packing", "strip") if options[name].present}
+    report = load(options.saved).deployment_report(options.target, **given)
+    sys.stdout.write(f"{report}\n")
     return 0
 
 

@@ -14,6 +14,7 @@ MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
 ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
 UNITS = ("layer", "block", "network")
+AUGMENTS = ("none", "mixup", "images", "series")
 
 
 def _check_bits(name: str, bits: Any, wide: bool = False) -> None:
@@ -94,8 +95,12 @@ class PTQConfig:
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
       tune_bias: tune the biases end to end (step 4).
       tune_network: in the same stage, also move kernels, weight scales and activation ranges: a
-        short distillation from the float model on the same unlabelled samples.
+        short distillation from the float model on the same unlabelled samples. Behind a softmax or
+        sigmoid it compares probabilities, elsewhere outputs, as ``tune_bias`` alone always does.
       tune_steps: gradient steps of the end-to-end stage.
+      augment: what else ``tune_network`` learns from, made of the calibration samples without labels:
+        "mixup", blends of two; "images", shifted and mirrored; "series", shifted along the first
+        axis, the time; "none".
       calibration_samples: most samples taken from the calibration data.
     """
 
@@ -118,6 +123,7 @@ class PTQConfig:
     tune_bias: bool = True
     tune_network: bool = True
     tune_steps: int = 1000
+    augment: str = "mixup"
     calibration_samples: int = 1024
 
     def __post_init__(self) -> None:
@@ -142,6 +148,7 @@ class PTQConfig:
         self._check_choice("weight_range", RANGE_METHODS)
         self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
         self._check_choice("units", UNITS)
+        self._check_choice("augment", AUGMENTS)
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
             value = getattr(self, name)
             least = 0 if name.endswith("steps") else 1

@@ -15,6 +15,7 @@ from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
 from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.preflight import check_before_work
@@ -70,6 +71,7 @@ def quantize(
     config = _resolve(config, weight_bits, activation_bits)
     model = load_float_model(model)
     source = read(model)
+    augmentation_for(config.augment, source)  # refused now, not after the reconstruction
     data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     inputs = dict(zip(source.inputs, data, strict=True))
     watching = CallbackList([

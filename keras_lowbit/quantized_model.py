@@ -61,6 +61,18 @@ class QuantizedModel:
 
         return report_on(self)
 
+    def deployment_report(
+        self, target: str = "tflm", packing: str = "auto", strip: str | None = None, **options: Any
+    ) -> Any:
+        """What the file costs on a target, measured: bytes by part, RAM, operators, host latency.
+
+        Printable, ``.to_dict()`` for JSON. ``options`` are those of
+        :func:`keras_lowbit.analysis.deployment.deployment_report`.
+        """
+        from keras_lowbit.analysis.deployment import deployment_report
+
+        return deployment_report(self, target, packing, strip, **options)
+
     def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write everything to a new folder, exactly; :func:`keras_lowbit.load` reads it.
 
@@ -100,49 +112,58 @@ class QuantizedModel:
         packing: str = "int8",
         strip: str = "none",
         target: str = "tflm",
+        format: str = "tflite",
     ) -> dict[str, Any]:
-        """Write a TFLite flatbuffer that a stock runtime runs.
+        """Write a TFLite flatbuffer that a stock runtime runs, as a file or as C source.
 
         Args:
-          path: of the ``.tflite`` file.
-          overwrite: replace an existing file.
+          path: of the ``.tflite`` file; C source goes to this path with ``.h`` and ``.cc`` instead.
+          overwrite: replace existing files.
           packing: how weights are stored: ``"int8"`` a byte each; ``"int4"`` two a byte, where they have at
             most 4 bits and the kernel takes it; ``"lut"`` in TFLM's lookup tables where that is
             smaller; ``"auto"`` the smallest file that the target runs. Packed layers are expanded
             in RAM one at a time, and large dense layers in lookup tables need much of it.
           strip: ``"names"`` drops tensor names, signature, description and metadata, which go to
             ``<path>.json``; ``"micro"`` also quantization parameters that TFLM does not read.
-          target: ``"tflm"`` or ``"litert"``. Files with int8 containers, stripped of names or not, run
-            on both.
+          target: ``"tflm"``, ``"litert"``, or ``"ethos-u"``, a file for Vela to compile. Files with
+            int8 containers, stripped of names or not, run on all.
+          format: ``"tflite"``; or ``"c"``: the same bytes as an array, with the size of the tensor arena,
+            the operators to register, input and output quantization and a test vector, for a TFLM project.
 
         Returns:
           The metadata in or beside the file: bits, grid and container of every tensor.
 
         Raises:
           ValueError: a bias that overflows int32, a bad scale, an existing file, or options that the
-            target cannot run.
+            target cannot run; with ``"c"`` also if TFLM is not installed or is not exact.
         """
+        from keras_lowbit.export.c_source import c_source
         from keras_lowbit.export.containers import check_options, choose_containers
         from keras_lowbit.export.flatbuffer import write
-        from keras_lowbit.export.metadata import build_metadata, fingerprint, sidecar_path
+        from keras_lowbit.export.metadata import build_metadata
+        from keras_lowbit.export.model_file import SEAL, fingerprint
+        from keras_lowbit.export.output_files import output_paths
 
         check_options(packing, strip, target)
-        destination, sidecar = _free(path, overwrite), sidecar_path(path)
-        if strip != "none":
-            _free(sidecar, overwrite)
+        paths = output_paths(path, strip, format, target)
+        for file in paths:
+            _free(file, overwrite)
         containers = choose_containers(self.to_program, packing, strip, target)
         program = self.to_program(containers)
+        producer = f"keras_lowbit {__version__}"
         metadata = build_metadata(
-            program, f"keras_lowbit {__version__}", containers,
-            calibration={"samples": self.calibration_samples},
-        )  # fmt: skip
-        if strip == "none":
-            blob = write(program, metadata, containers)
-        else:
-            blob = write(program, None, containers, strip)
-            metadata["model_sha256"] = fingerprint(blob)
-            _replace(sidecar, json.dumps(metadata, indent=1).encode())
-        _replace(destination, blob)
+            program, producer, containers, calibration={"samples": self.calibration_samples}
+        )
+        blob = write(program, metadata if strip == "none" else None, containers, strip)
+        metadata[SEAL] = fingerprint(blob)
+        contents = [blob]
+        if format == "c":
+            header, source = c_source(Path(path).stem, blob, program, producer)
+            contents = [source.encode(), header.encode()]
+        if strip != "none":
+            contents.append(json.dumps(metadata, indent=1).encode())
+        for file, content in zip(paths, contents, strict=True):
+            _replace(file, content)
         return metadata
 
     def to_program(self, containers: Mapping[str, str] | None = None) -> Any:
@@ -165,23 +186,23 @@ class QuantizedModel:
         """Run an exported file and the integer reference on real samples and compare every tensor.
 
         Args:
-          path: of a file written by :meth:`export`.
+          path: of a file written by :meth:`export`; of C source, the ``.cc``.
           x: samples, in any form that ``calib_ds`` may have.
           max_samples: most samples taken from ``x``.
 
         Returns:
           :class:`keras_lowbit.export.verify.Verification`: per runtime that can run the file the
           differing elements, the largest difference, the argmax agreement with the simulation; ``.ok``.
+
+        Raises:
+          ValueError: the file was not exported by keras_lowbit or is damaged, its JSON file is missing,
+            or the samples do not fit.
         """
         from keras_lowbit.export.containers import read_containers, runtimes_for
+        from keras_lowbit.export.metadata import open_model
         from keras_lowbit.export.verify import verify
 
-        try:
-            blob = Path(path).read_bytes()
-        except OSError as error:
-            raise ValueError(
-                f"Cannot read the exported file: {error.strerror}. Received: {str(path)!r}"
-            ) from error
+        blob = open_model(path).blob
         samples = read_samples(x, self.student.graph, max_samples)
         simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)
         simulated = simulated if isinstance(simulated, list) else [simulated]

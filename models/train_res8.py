@@ -4,8 +4,9 @@ The recipe is that of MLPerf Tiny (mlcommons/tiny, benchmark/training/image_clas
 L2 on the convolutions' kernels, a rate that falls to 0.99 ** 500 of its first value, images
 turned, shifted and mirrored. Nothing is chosen; the accuracies are only printed.
 
-Deviation: batches of 128 at twice the rate, which is faster; the original is `--batch_size=32
---learning_rate=0.001`. 2,000 of the 40,000 train images are held out.
+Deviations, so that 60 epochs do instead of 500: batches of 128 at twice the rate, which falls along a
+cosine, since the official decay would spend most of a short run at rates too small to learn at.
+2,000 of the 40,000 train images are held out.
 """
 
 from pathlib import Path
@@ -21,14 +22,12 @@ from models.training_batches import augmented_images, batches
 from models.weight_files import save_weights
 
 VALIDATION_IMAGES = 2000
-_OFFICIAL_EPOCHS, _DECAY_PER_EPOCH = 500, 0.99
+LAST_RATE = 0.99**500  # of the first
 
 
-def schedule(first_rate: float, steps: int) -> tf_keras.optimizers.schedules.ExponentialDecay:
-    """The official decay, stretched to `steps`: 0.99 ** 500 of the first rate is left at last."""
-    return tf_keras.optimizers.schedules.ExponentialDecay(
-        first_rate, decay_steps=steps, decay_rate=_DECAY_PER_EPOCH**_OFFICIAL_EPOCHS
-    )
+def schedule(first_rate: float, steps: int) -> tf_keras.optimizers.schedules.CosineDecay:
+    """From the first rate to the share of it where the official decay ends, along a cosine."""
+    return tf_keras.optimizers.schedules.CosineDecay(first_rate, steps, alpha=LAST_RATE)
 
 
 def train(
@@ -78,7 +77,7 @@ def train(
 def define_flags() -> None:
     """Not done by importing: flags are global, and tests import more than one script."""
     flags.DEFINE_integer("seed", 0, "Seed of the initial weights and of every batch.")
-    flags.DEFINE_integer("epochs", 500, "Passes over the train images.", 1)
+    flags.DEFINE_integer("epochs", 60, "Passes over the train images.", 1)
     flags.DEFINE_integer("batch_size", 128, "Images per step.", 1)
     flags.DEFINE_float("learning_rate", 2e-3, "First rate of the decay.", 0.0)
     flags.DEFINE_string("output", str(res8.WEIGHTS_PATH), "File to write.")

@@ -24,6 +24,7 @@ LEVELS = {
     "reconstruct": 2, "finetune": 2,
     "quantized_model": 3, "analysis": 3, "export": 3, "search": 3,
     "version": 0, "preflight": 3, "pipeline": 4,
+    "converter": 5,
     "": 5, "cli": 5, "__main__": 5,
 }  # fmt: skip
 MAY_IMPORT_TFMOT = ("quantizers.tensor_quantizers", "quantizers.quantize_configs")

@@ -17,8 +17,12 @@ from networks import chain
 
 import keras_lowbit
 from keras_lowbit import cli
+from keras_lowbit.export import runtimes
 
 Command = Callable[..., tuple[int, str, str]]
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
 
 network = chain(
     (5, 5, 2), lambda k: k.Conv2D(4, 3, activation="relu", name="first"), lambda k: k.Flatten(),
@@ -75,6 +79,9 @@ def test_quantize_verify_and_inspect(folder: Path, command: Command) -> None:
     assert "5 samples: exact" in shown
     status, shown, _ = command("inspect", "--output=out/m.tflite")
     assert status == 0
+    assert shown == f"{keras_lowbit.inspect('out/m.tflite')}\n"
+    status, shown, _ = command("inspect", "--output=out/m.tflite", "--json")
+    assert status == 0
     assert json.loads(shown) == keras_lowbit.read_metadata("out/m.tflite")
 
     status, _, error = command("quantize", "--model=model.keras", *shared)
@@ -90,14 +97,36 @@ def test_packed_and_stripped(folder: Path, command: Command) -> None:
     assert status == 0
     assert "samples: exact" in shown
     assert (folder / "m.tflite.json").exists()
-    status, shown, _ = command("inspect", "--output=m.tflite")
+    status, shown, _ = command("inspect", "--output=m.tflite", "--json")
     assert status == 0
     assert json.loads(shown)["tensors"]["first/kernel"]["container"] == "int4"
     assert command("verify", *shared)[0] == 0
+    status, shown, _ = command("report", "--saved=saved", "--strip=names", "--target=litert")
+    assert status == 0
+    for words in (
+        "Exported for litert, packing auto, strip names",
+        "ideal",
+        "which is not the device",
+    ):
+        assert words in shown
     (folder / "m.tflite").unlink()
     status, _, error = command(*quantize[:-1], "--strip=names")
     assert status == 1
     assert "--overwrite to replace it. Received: 'm.tflite.json'" in error
+
+
+@needs_tflm
+def test_c_source(folder: Path, command: Command) -> None:
+    quantize = ("quantize", "--model=model.keras", "--config=config.json", "--verbose=0")
+    shared = ("--output=net.cc", "--calib=x.npy", "--saved=saved")
+    status, shown, error = command(*quantize, *shared, "--format=c", "--strip=names")
+    assert status == 0, error
+    for words in ("net.cc: ", "net.h: ", "net.cc.json: ", "samples: exact"):
+        assert words in shown
+    assert command("verify", *shared)[0] == 0
+    status, _, error = command(*quantize, "--output=net.h", "--calib=x.npy", "--format=c")
+    assert status == 1
+    assert "--overwrite to replace it. Received: 'net.cc'" in error
 
 
 def test_a_file_that_is_not_the_saved_models_fails(folder: Path, command: Command) -> None:
@@ -130,12 +159,13 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ((), 2, "Usage: .*quantize|verify|inspect.*Received: no command"),
+        ((), 2, r"Usage: .*quantize\|verify\|inspect\|report.*Received: no command"),
         (("compress",), 2, "Usage: .*Received: compress"),
         (("quantize", "inspect"), 2, "Usage: .*Received: quantize inspect"),
         (("quantize", "--model=m"), 1, "needs --calib, --output"),
         (("verify",), 1, "needs --saved, --output, --calib"),
         (("inspect",), 1, "needs --output"),
+        (("report",), 1, "needs --saved"),
         (("inspect", "--output=none.tflite"), 1, "Cannot read the model file.*none.tflite"),
         (("quantize", "--model=no", "--output=m", "--calib=x.npy"), 1, "no model at this path"),
         ((*QUANTIZE, "--calib=x.npy", "--packing=zip"), 2, "packing=zip: value should be one of"),
@@ -143,6 +173,11 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
             (*QUANTIZE, "--calib=x.npy", "--packing=lut", "--target=litert"),
             1,
             "LiteRT has no DECODE operator",
+        ),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--format=c", "--target=litert"),
+            1,
+            "C source is for TensorFlow Lite Micro",
         ),
         ((*QUANTIZE, "--calib=none.npy"), 1, "calibration file cannot be read.*none.npy"),
         ((*QUANTIZE, "--calib=two.npz"), 1, "--calib_key.*'images', 'labels'"),

@@ -23,7 +23,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "round": {"name": "adaround"},
 }
 BEST_VARIABLE = "round"
-LOW_WIDTHS, ALL_WIDTHS = (4, 3, 2), (4, 3, 2, 8, 6, 5)
+LOW_WIDTHS, ALL_WIDTHS = (4, 3, 2), (4, 3, 2, 8, 5, 6)
 SEEDS = (0, 1, 2)
 FLOAT_LIKE = 16  # activation bits that lose nothing
 RANGES = ("minmax", "mse")

@@ -12,6 +12,13 @@ from benchmarks.rows import Row, read_rows, short_hash
 from keras_lowbit import PTQConfig, variables
 
 
+def full_config(config: PTQConfig) -> dict[str, Any]:
+    """A configuration with all hyperparameters of its variables, JSON-able."""
+    fields = json.loads(config.to_json())
+    fields["optimize"] = [variables.get(v).to_dict() for v in config.optimize]
+    return fields
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One measurement.
@@ -39,9 +46,7 @@ class Cell:
 
     def full_config(self) -> dict[str, Any]:
         """The configuration with all hyperparameters of its variables, JSON-able."""
-        fields = json.loads(self.config.to_json())
-        fields["optimize"] = [variables.get(v).to_dict() for v in self.config.optimize]
-        return fields
+        return full_config(self.config)
 
     def __str__(self) -> str:
         return f"{self.task} {self.variable} {self.setting} seed {self.seed}"

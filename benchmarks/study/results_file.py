@@ -21,21 +21,28 @@ class ResultsFile:
     Args:
       path: of the file; it is made if it is not there.
       say: told about a half-written last line, which is dropped.
+      read: reads the rows of a file, with their keys as of today.
 
     Raises:
       ValueError: on entering, another process adds rows to the same file, or a line is no row.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        say: Callable[[str], None],
+        read: Callable[[Path], list[Row]] = known_rows,
+    ) -> None:
         self.path = path
         self._say = say
+        self._read = read
         self.keys: set[str] = set()
 
     def __enter__(self) -> ResultsFile:
         self._open()
         try:
             self._drop_half_a_line()
-            self.keys = {row["key"] for row in known_rows(self.path)}
+            self.keys = {row["key"] for row in self._read(self.path)}
         except ValueError:
             self._file.close()
             raise

@@ -6,20 +6,29 @@ import datetime
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.rows import Row
 from benchmarks.study.backends import Backend
-from benchmarks.study.plan import Cell
+from benchmarks.study.plan import known_rows
 from benchmarks.study.results_file import ResultsFile
 from benchmarks.study.worker import Outcome, Work
 
 
+class Planned(Protocol):
+    """A measurement with a key that its row will have."""
+
+    @property
+    def key(self) -> str: ...
+
+
 def run(
-    cells: Iterable[Cell],
+    cells: Iterable[Planned],
     work: Work,
     backend: Backend,
     results: Path,
     say: Callable[[str], None],
+    read: Callable[[Path], list[Row]] = known_rows,
 ) -> dict[str, str]:
     """Measure what is missing and add the rows, one by one, as they come.
 
@@ -29,6 +38,7 @@ def run(
       backend: where.
       results: the file of rows.
       say: told how it goes.
+      read: reads the rows of a file, with their keys as of today.
 
     Returns:
       The errors of the cells that have no row, by the names of the cells.
@@ -36,11 +46,11 @@ def run(
     Raises:
       ValueError: another run writes the same file.
     """
-    planned: dict[str, Cell] = {}
+    planned: dict[str, Planned] = {}
     for cell in cells:
         planned.setdefault(cell.key, cell)
     failed: dict[str, str] = {}
-    with ResultsFile(results, say) as file:
+    with ResultsFile(results, say, read) as file:
         missing = [cell for key, cell in planned.items() if key not in file.keys]
         say(f"{results}: {len(planned)} cells planned, {len(planned) - len(missing)} have a row")
         started = time.monotonic()

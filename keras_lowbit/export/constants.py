@@ -15,15 +15,23 @@ def kernel_codes(name: str, spec: TensorSpec, values: Mapping[str, np.ndarray]) 
     """Codes of the kernel of layer ``name``, int32, in Keras' layout.
 
     Raises:
-      ValueError: a scale that is not a positive, normal number.
+      ValueError: a weight that is not finite, a scale that is not a positive, normal number.
     """
     scale = values[f"{name}/kernel_scale"]
-    if not (np.isfinite(scale).all() and (scale > np.finfo(np.float32).tiny).all()):
+    # Aligned to the top of a byte, the codes get a scale smaller by this power of two.
+    least = np.finfo(np.float32).tiny * 2.0 ** (8 - spec.bits)
+    if not (np.isfinite(scale).all() and (scale > least).all()):
         raise ValueError(
             "Weight scales must be positive, normal float32 numbers; check the layer's weights. "
             f"Received: scales from {scale.min()} to {scale.max()} of the kernel of {name!r}"
         )
     kernel = values[f"{name}/kernel"]
+    if not np.isfinite(kernel).all():
+        raise ValueError(
+            "Weights must be finite; quantize the float model again. "
+            f"Received: {np.count_nonzero(~np.isfinite(kernel))} NaN or infinite values of "
+            f"{kernel.size} in the kernel of {name!r}"
+        )
     return np.clip(np.floor(kernel / scale + 0.5), spec.qmin, spec.qmax).astype(np.int32)
 
 
@@ -50,7 +58,7 @@ def kernel_and_bias(
       container: of the kernel in the file; its integers fit there.
 
     Raises:
-      ValueError: a bias that overflows int32.
+      ValueError: a bias that overflows int32, or whose scale leaves the normal float32 numbers.
     """
     scale = values[f"{name}/kernel_scale"].reshape(-1)
     if container == "int4" and np.all(scale == scale[0]):
@@ -63,7 +71,20 @@ def kernel_and_bias(
     )  # fmt: skip
     floats = values.get(f"{name}/bias", np.zeros(codes.shape[axis], np.float32))
     input_scale = float(np.asarray(source.scale)[0])
+    _check_product(name, input_scale, aligned)
     integers, bias_scale = ir.quantize_bias(floats, input_scale, aligned, name)
     ends = (-(2**31), 2**31 - 1)
     bias = ir.Tensor(f"{name}/bias", integers.shape, bias_scale, 0, 32, *ends, "int32", integers)
     return kernel, bias
+
+
+def _check_product(name: str, input_scale: float, weight_scale: np.ndarray) -> None:
+    """Refuse a bias scale that float32 cannot hold."""
+    product = input_scale * weight_scale.astype(np.float64)
+    limits = np.finfo(np.float32)
+    if product.min() < limits.tiny or product.max() > limits.max:
+        raise ValueError(
+            f"Layer {name!r}: input scale times weight scale, the scale of its bias, must be a normal "
+            "float32 number; rescale the data or the layer's weights. "
+            f"Received: {product.min():.4g} to {product.max():.4g}"
+        )

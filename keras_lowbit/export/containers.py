@@ -14,7 +14,7 @@ from keras_lowbit.export.packing import INTEGER_BITS, WIDEST_INDEX, kernel_names
 
 PACKINGS = ("int8", "int4", "lut", "auto")
 STRIPS = ("none", "names", "micro")
-TARGETS = ("tflm", "litert")
+TARGETS = ("tflm", "litert", "ethos-u")
 
 # LiteRT's default kernels refuse larger rescaling factors, and may abort the process on the way.
 _LARGEST_XNNPACK_FACTOR = 256
@@ -39,6 +39,12 @@ def check_options(packing: str, strip: str, target: str) -> None:
         raise ValueError(
             "LiteRT refuses per-channel weights with a single zero point, which 'micro' writes: use "
             "strip='names', or target='tflm'. Received: strip='micro', target='litert'"
+        )
+    if target == "ethos-u" and packing not in ("int8", "auto"):
+        raise ValueError(
+            "Vela compiles weights in int8 containers, which it compresses by itself; INT4 crashes it and "
+            "lookup tables stay on the CPU: use packing='auto' or 'int8'. "
+            f"Received: packing={packing!r}, target='ethos-u'"
         )
 
 
@@ -147,6 +153,8 @@ def _choices(program: Program, layer: str, packing: str, target: str) -> list[st
     one_scale = weights.scale is not None and bool(np.all(weights.scale == weights.scale[0]))
     unpacks = target == "litert" or one_scale or not dense
     choices = ["int8"]
+    if target == "ethos-u":
+        return choices
     if packing in ("int4", "auto") and weights.bits <= 4 and unpacks:
         choices.append("int4")
     if packing == "auto" and target == "litert" and dense and weights.bits == 2:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_lowbit.export.ir import Op, Program, Tensor
 from keras_lowbit.export.metadata import METADATA_NAME
+from keras_lowbit.export.model_file import seal, unsealed
 from keras_lowbit.export.op_rules import check_program
 from keras_lowbit.export.packing import DECODE, encode_lookup, kernel_names, pack_integers
 from keras_lowbit.export.shared_tables import Buffers, SharingBuilder, Tables
@@ -58,7 +59,8 @@ def write(
 ) -> bytes:
     """The flatbuffer of a program, tensors in the program's order, every buffer 16-byte aligned.
 
-    `metadata` is stored as JSON in the entry `KERAS_LOWBIT_METADATA`; None leaves it out. `containers`
+    `metadata` is stored as JSON in the entry `KERAS_LOWBIT_METADATA`, with the SHA-256 of the file; None
+    leaves it out. `containers`
     are those of the weights by layer, "int8" unless given; the operands of DECODE follow the program's
     tensors. `strip` leaves out what no runtime reads ("names"), or what TFLM does not read ("micro"),
     where layers share lookup tables too.
@@ -120,13 +122,15 @@ class _Writer:
             entry = self.schema.MetadataT()
             entry.name = METADATA_NAME
             entry.buffer = self.buffers.add(
-                json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode()
+                json.dumps(
+                    {**metadata, **unsealed()}, separators=(",", ":"), ensure_ascii=False
+                ).encode()
             )
             model.metadata = [entry]
         model.buffers = self.buffers.list
         builder = SharingBuilder()
         builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return seal(bytes(builder.Output()))
 
     def _operator_code(self, kind: str) -> Any:
         code = self.schema.OperatorCodeT()

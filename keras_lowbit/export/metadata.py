@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
-import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_lowbit.export.ir import Program, Tensor
-from keras_lowbit.export.packing import kernel_names
+from keras_lowbit.export.model_file import (
+    SEAL,
+    check_seal,
+    damaged,
+    fingerprint,
+    read_file,
+    read_model,
+    unpack,
+)
+from keras_lowbit.export.packing import INTEGER_BITS, kernel_names
 
 METADATA_NAME = "KERAS_LOWBIT_METADATA"
 FORMAT = 1
+_FIELDS = {
+    **dict.fromkeys(
+        ("index", "bits", "axis", "shift", "offset", "qmin", "qmax", "zero_point_b"), int
+    ),
+    **dict.fromkeys(("scheme", "granularity", "container", "method"), str),
+}
 
 
 def build_metadata(
@@ -51,58 +64,64 @@ def sidecar_path(model: str | os.PathLike[str]) -> pathlib.Path:
     return path.with_name(path.name + ".json")
 
 
-def fingerprint(blob: bytes) -> str:
-    """SHA-256 of a model, by which a side-car knows its own."""
-    return hashlib.sha256(blob).hexdigest()
+class MissingMetadataError(ValueError):
+    """A model without our metadata in it or beside it."""
+
+
+class OpenedModel(NamedTuple):
+    """A file of ours that is whole: its flatbuffer, that unpacked, and the metadata."""
+
+    blob: bytes
+    model: Any
+    metadata: dict[str, Any]
 
 
 def read_metadata(model: str | os.PathLike[str] | bytes) -> dict[str, Any]:
-    """The metadata of a .tflite file or of its bytes; of a stripped file, from the JSON file beside it.
+    """The metadata of an exported file (`.tflite` or `.cc`) or of a flatbuffer's bytes.
 
-    Raises: ValueError if the file is missing, no TFLite flatbuffer, cut short, or written by something else.
+    Those of a stripped file are in the JSON file beside it.
+
+    Raises: ValueError if the file is missing, no TFLite flatbuffer, damaged, or written by something else.
     """
-    blob, label = _load(model)
-    if len(blob) < 8 or blob[4:8] != b"TFL3":
-        raise ValueError(
-            f"{label} is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-            f"Received: {blob[4:8]!r} in {len(blob)} bytes."
-        )
-    try:
-        entry = _find_entry(blob)
-    except (
-        struct.error,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        OverflowError,
-    ) as error:
-        raise ValueError(
-            f"{label} is cut short or damaged; copy or export it again. "
-            f"Received: {len(blob)} bytes."
-        ) from error
+    return open_model(model).metadata
+
+
+def open_model(model: str | os.PathLike[str] | bytes) -> OpenedModel:
+    """Read an exported file and make sure that not one bit of it has changed.
+
+    Raises: ValueError as :func:`read_metadata`.
+    """
+    blob, label = read_model(model)
+    check_seal(blob, label)
+    unpacked = unpack(blob, label)
+    entry = _find_entry(unpacked)
     if entry is not None:
-        return _parse(entry, label)
-    if isinstance(model, (bytes, bytearray, memoryview)) or not sidecar_path(model).exists():
-        raise ValueError(
-            f"{label} has no '{METADATA_NAME}' entry and no JSON file beside it: it was not exported by "
-            f"keras_lowbit, or with the metadata stripped. Received: {len(blob)} bytes."
-        )
-    sidecar = sidecar_path(model)
-    metadata = _parse(_load(sidecar)[0], f"'{sidecar}'")
-    if metadata.get("model_sha256") != fingerprint(blob):
-        raise ValueError(
-            f"'{sidecar}' describes another model than {label}: export it again. "
-            f"Received: model_sha256={metadata.get('model_sha256')!r}."
-        )
-    return metadata
+        metadata, origin = _parse(entry, label), label
+        if metadata.get(SEAL) != fingerprint(blob):
+            raise damaged(blob, label, f"{SEAL}={metadata.get(SEAL)!r}")
+    else:
+        if isinstance(model, (bytes, bytearray, memoryview)) or not sidecar_path(model).exists():
+            raise MissingMetadataError(
+                f"{label} has no '{METADATA_NAME}' entry and no JSON file beside it: it was not exported "
+                f"by keras_lowbit, or with the metadata stripped. Received: {len(blob)} bytes."
+            )
+        sidecar = sidecar_path(model)
+        origin = f"'{sidecar}'"
+        metadata = _parse(read_file(sidecar), origin)
+        if metadata.get(SEAL) != fingerprint(blob):
+            raise ValueError(
+                f"{origin} describes another model than {label}, or one of them is damaged: export it "
+                f"again. Received: {SEAL}={metadata.get(SEAL)!r} for {fingerprint(blob)!r}."
+            )
+    _check_entries(metadata, unpacked, origin)
+    return OpenedModel(blob, unpacked, metadata)
 
 
 def _parse(entry: bytes, label: str) -> dict[str, Any]:
     """The JSON of an entry or of a side-car."""
     try:
         metadata = json.loads(entry)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{label} has metadata that are not JSON; export it again. Received: {entry[:40]!r}."
         ) from error
@@ -113,6 +132,32 @@ def _parse(entry: bytes, label: str) -> dict[str, Any]:
             f"Received: {received!r}."
         )
     return metadata
+
+
+def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
+    """Refuse metadata whose entries could not have come from :func:`build_metadata`."""
+    entries, count = metadata.get("tensors"), len(model.subgraphs[0].tensors or ())
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(
+            f"{label} has metadata without tensors; export the model again. Received: {entries!r}."
+        )
+    for name, entry in entries.items():
+        fits = isinstance(entry, dict) and all(
+            isinstance(entry.get(field), kind) and not isinstance(entry.get(field), bool)
+            for field, kind in _FIELDS.items()
+        )
+        if (
+            not fits
+            or not 0 <= entry["index"] < count
+            or entry["bits"] not in range(2, 9)
+            or entry["shift"] not in range(7)
+            or entry["container"] not in INTEGER_BITS
+        ):
+            raise ValueError(
+                f"{label} has a broken entry for the tensor {name!r}; export the model again. Expected "
+                f"the fields {sorted(_FIELDS)}, an index below {count}, 2 to 8 bits and a container of "
+                f"{sorted(INTEGER_BITS)}. Received: {entry!r}."
+            )
 
 
 def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
@@ -135,24 +180,10 @@ def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _load(model: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        return bytes(model), "The model"
-    path = pathlib.Path(model)
-    try:
-        return path.read_bytes(), f"'{path}'"
-    except OSError as error:
-        raise ValueError(
-            f"Cannot read the model file: {error.strerror}. Received: '{path}'."
-        ) from error
-
-
-def _find_entry(blob: bytes) -> bytes | None:
-    """Raw bytes of our entry, after unpacking the whole model, which fails on a file cut short."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))
-    for entry in model.metadata or []:
+def _find_entry(model: Any) -> bytes | None:
+    """Raw bytes of our entry of an unpacked model."""
+    for entry in model.metadata or ():
         if entry.name == METADATA_NAME.encode():
-            return bytes(model.buffers[entry.buffer].data)
+            data = model.buffers[entry.buffer].data
+            return b"" if data is None else bytes(data)
     return None

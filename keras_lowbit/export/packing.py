@@ -6,6 +6,8 @@ int8 codes, which TFLM's DECODE operator expands right before the layer runs.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from keras_lowbit.export.ir import Program, Tensor
@@ -66,6 +68,62 @@ def encode_lookup(tensor: Tensor) -> tuple[bytes, bytes]:
     places = np.arange(width - 1, -1, -1)
     bits = (indices.reshape(-1, 1) >> places & 1).astype(np.uint8)
     return np.packbits(bits).tobytes(), header.ljust(16, b"\0") + channels * table.tobytes()
+
+
+def unpack_integers(data: bytes, container: str, count: int) -> np.ndarray:
+    """The first `count` codes of a container, int8 [count]; the inverse of :func:`pack_integers`.
+
+    Raises: ValueError if there are too few bytes.
+    """
+    bits = INTEGER_BITS[container]
+    fields = np.frombuffer(data, np.uint8).reshape(-1, 1) >> np.arange(0, 8, bits, dtype=np.uint8)
+    # Shifted to the top of the byte and back, the highest bit of a field becomes its sign.
+    codes = (fields << np.uint8(8 - bits)).astype(np.uint8).view(np.int8) >> (8 - bits)
+    return _first(codes.reshape(-1), count, container)
+
+
+def decode_lookup(
+    indices: bytes, tables: bytes, shape: tuple[int, ...], channels: int
+) -> np.ndarray:
+    """Weights from DECODE's operands, int8 of `shape`; the inverse of :func:`encode_lookup`.
+
+    `channels` is the number of scales, hence of tables.
+
+    Raises: ValueError if the operands are not those that :func:`encode_lookup` writes.
+    """
+    header = bytes(tables[:16]).ljust(16, b"\0")
+    width, axis, size = header[5] & 15, header[5] >> 4, header[6]
+    expected = bytes([_LOOKUP, _VERSION, 0, 0, _VERSION, header[5], size]).ljust(16, b"\0")
+    one = axis == _ONE_TABLE
+    if (
+        header != expected
+        or not 1 <= width <= WIDEST_INDEX
+        or len(tables) != 16 + channels * size
+        or (channels != 1 if one else axis >= len(shape) or shape[axis] != channels)
+    ):
+        raise ValueError(
+            "A lookup table is not one that keras_lowbit writes. "
+            f"Received: {len(tables)} bytes, header {header.hex()}, for {channels} scales of {shape}."
+        )
+    bits = np.unpackbits(np.frombuffer(indices, np.uint8))
+    rows_of_bits = _first(bits, math.prod(shape) * width, "lut").reshape(-1, width)
+    places = (rows_of_bits @ (1 << np.arange(width - 1, -1, -1))).reshape(shape)
+    if places.max() >= size:
+        raise ValueError(
+            f"An index into a lookup table is too large. Received: {places.max()} of {size}."
+        )
+    codes = np.frombuffer(tables[16:], np.int8).reshape(channels, size)
+    rows = np.zeros(1, int) if one else np.arange(channels)
+    along = (-1,) + (1,) * (len(shape) - 1 - (0 if one else axis))
+    return codes[rows.reshape(along), places]
+
+
+def _first(values: np.ndarray, count: int, container: str) -> np.ndarray:
+    if values.size < count:
+        raise ValueError(
+            f"The container {container!r} is too short. Received: {values.size} fields of {count}."
+        )
+    return values[:count]
 
 
 def _data(tensor: Tensor) -> np.ndarray:

@@ -7,12 +7,16 @@ import dataclasses
 import importlib.util
 import math
 import os
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_lowbit.export.model_file import read_model, unpack
 
 RUNTIMES = ("tflm", "litert_ref", "litert")
 _MODULES = {"tflm": "tflite_micro", "litert_ref": "ai_edge_litert", "litert": "ai_edge_litert"}
@@ -73,15 +77,11 @@ class _Model:
 def read_flatbuffer(blob: bytes) -> Any:
     """The schema's view of a model.
 
-    Raises: ValueError if the bytes are something else.
+    Raises: ValueError if the bytes are something else, or damaged.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if blob[4:8] != b"TFL3":
-        raise ValueError(
-            f"`blob` is not a TFLite flatbuffer: its bytes 4..8 must read 'TFL3'. "
-            f"Received: {bytes(blob[4:8])!r} in {len(blob)} bytes."
-        )
+    unpack(read_model(blob)[0])
     return schema.Model.GetRootAs(blob, 0)
 
 
@@ -125,9 +125,42 @@ def _check_inputs(model: _Model, inputs: Sequence[np.ndarray]) -> int:
     return len(inputs[0])
 
 
+def latency(blob: bytes, runtime: str, inputs: Sequence[np.ndarray], invocations: int) -> float:
+    """Seconds of one inference on this host, the median of `invocations` after one that is not counted.
+
+    Raises: ValueError as `run`, or if there is nothing to measure.
+    """
+    if invocations < 1:
+        raise ValueError(f"`invocations` must be at least 1. Received: {invocations}.")
+    model = _read_model(blob)
+    _check_inputs(model, inputs)
+    sample = [value[:1] for value in inputs]
+    seconds = []
+    with _started(blob, model, runtime, model.outputs) as step:
+        step(sample)
+        for _ in range(invocations):
+            start = time.perf_counter()
+            step(sample)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def _run(
     blob: bytes, model: _Model, runtime: str, inputs: Sequence[np.ndarray], wanted: Sequence[int]
 ) -> dict[int, np.ndarray]:
+    batch = _check_inputs(model, inputs)
+    results = {index: np.empty((batch, *model.shapes[index][1:]), np.int8) for index in wanted}
+    with _started(blob, model, runtime, wanted) as step:
+        for sample in range(batch):
+            values = step([value[sample : sample + 1] for value in inputs])
+            for index in wanted:
+                results[index][sample] = values[index][0]
+    return results
+
+
+@contextlib.contextmanager
+def _started(blob: bytes, model: _Model, runtime: str, wanted: Sequence[int]) -> Iterator[Step]:
+    """The interpreter as a function of one sample, quiet; what it refuses is a ValueError."""
     if runtime not in RUNTIMES:
         raise ValueError(f"`runtime` must be one of {RUNTIMES}. Received: {runtime!r}.")
     if runtime not in available():
@@ -135,21 +168,14 @@ def _run(
             f"The runtime '{runtime}' needs the package '{_MODULES[runtime]}'; install it or choose one "
             f"of {available()}. Received: {runtime!r}."
         )
-    batch = _check_inputs(model, inputs)
-    results = {index: np.empty((batch, *model.shapes[index][1:]), np.int8) for index in wanted}
     with _captured_stderr() as messages:
         try:
             start = _start_tflm if runtime == "tflm" else _start_litert
-            step = start(blob, model, runtime, wanted, messages)
-            for sample in range(batch):
-                values = step([value[sample : sample + 1] for value in inputs])
-                for index in wanted:
-                    results[index][sample] = values[index][0]
+            yield start(blob, model, runtime, wanted, messages)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"The runtime '{runtime}' refuses the model: {error}. Received: {messages()!r}."
             ) from error
-    return results
 
 
 def _start_tflm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ class UnitFunction:
       unit: which part.
       model: the functional model.
       student: the student, or None for the teacher, whose layers bear the nodes' names.
+
+    Attributes:
+      quantizers: those that the inputs pass; none in the teacher.
     """
 
     def __init__(self, unit: Unit, model: Any, student: Student | None) -> None:
@@ -34,12 +37,12 @@ class UnitFunction:
             self._model = keras.Model(
                 [tensor(name) for name in unit.inputs], [tensor(name) for name in unit.outputs]
             )
-        self._quantizers = []
+        self.quantizers = []
         self._bypassed = []
         if student:
             group = student.placement.groups
             inside = {group[name] for name in (*unit.inputs, *unit.inner)}
-            self._quantizers = [student.activation_quantizers[group[n]] for n in unit.inputs]
+            self.quantizers = [student.activation_quantizers[group[n]] for n in unit.inputs]
             # A concatenation may share a grid across its units; values then stay quantized.
             self._bypassed = [
                 student.activation_quantizers[g]
@@ -47,16 +50,22 @@ class UnitFunction:
             ]
 
     def __call__(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The unit's output tensors, batch by batch, in the order of ``unit.outputs``."""
+        """The unit's output tensors, in the order of ``unit.outputs``."""
+        return self.from_quantized(self.quantized(inputs))
+
+    def quantized(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The input tensors behind their quantizers."""
+        if not self.quantizers:
+            return inputs
+        return [q(x, False, q.variables) for q, x in zip(self.quantizers, inputs, strict=True)]
+
+    def from_quantized(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The output tensors from inputs that went through :meth:`quantized`."""
+        if self._model is None:
+            return inputs
         for quantizer in self._bypassed:
             quantizer.rule = _unchanged
         try:
-            if self._quantizers:
-                inputs = [
-                    q(x, False, q.variables) for q, x in zip(self._quantizers, inputs, strict=True)
-                ]
-            if self._model is None:
-                return inputs
             outputs = self._model(inputs if len(inputs) > 1 else inputs[0], training=False)
         finally:
             for quantizer in self._bypassed:
@@ -65,13 +74,25 @@ class UnitFunction:
 
     def map(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """The outputs for a whole calibration set, computed in batches."""
-        return [tf.concat(column, axis=0) for column in zip(*self.batches(inputs), strict=True)]
+        return _joined(self.batches(inputs))
+
+    def map_quantized(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """What :meth:`quantized` makes of a whole calibration set."""
+        return _joined(map(self.quantized, _batches(inputs)))
 
     def batches(self, inputs: list[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
         """The outputs for a calibration set, one batch after the other."""
         # Not compiled: tracing takes longer than the few batches.
-        for start in range(0, len(inputs[0]), BATCH):
-            yield self([x[start : start + BATCH] for x in inputs])
+        return map(self, _batches(inputs))
+
+
+def _batches(inputs: list[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
+    for start in range(0, len(inputs[0]), BATCH):
+        yield [x[start : start + BATCH] for x in inputs]
+
+
+def _joined(batches: Iterable[list[tf.Tensor]]) -> list[tf.Tensor]:
+    return [tf.concat(column, axis=0) for column in zip(*batches, strict=True)]
 
 
 def _unchanged(x: tf.Tensor) -> tf.Tensor:

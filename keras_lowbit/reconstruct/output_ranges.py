@@ -54,7 +54,7 @@ def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
         def output_error() -> float:
             outputs = function.map(few)
             return sum(
-                float(tf.reduce_mean(tf.square(output - target))) / scale
+                float(tf.reduce_mean(tf.math.squared_difference(output, target))) / scale
                 for output, target, scale in zip(outputs, wanted, power, strict=True)
             )
 

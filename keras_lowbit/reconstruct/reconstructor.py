@@ -120,12 +120,14 @@ class Reconstructor:
             record = self._restore(student, index)
             if record is None:
                 floats = targets.inputs_of(unit)
-                record = self._optimise(
+                record, outputs = self._optimise(
                     index, unit, student, teacher, function, groups, arrived, floats, wanted
                 )
                 self._save(student, index, unit, groups, record)
+            else:
+                outputs = function.map(arrived)
             records.append(record)
-            cache.advance(index, function.map(arrived))
+            cache.advance(index, outputs)
             targets.advance(index, wanted)
         self.callbacks.on_reconstruct_end({})
         return records
@@ -141,16 +143,19 @@ class Reconstructor:
         arrived: list[tf.Tensor],
         floats: list[tf.Tensor],
         wanted: list[tf.Tensor],
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[tf.Tensor]]:
+        """The unit's record and its outputs."""
         power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
-        before = float(relative_error(function.map(arrived), wanted, power))
+        outputs = function.map(arrived)
+        before = float(relative_error(outputs, wanted, power))
         record = {"name": unit.name, "error_before": before, "error_after": before}
         weight, activation = self.owners["weight"], self.owners["activation"]
         solver = weight if isinstance(weight, ClosedForm) and unit.layers else None
         steps = self.config.steps if unit.layers else 0
         attached = attach(student, unit.layers, groups, None if solver else weight, activation)
         if not solver and not (attached and steps):
-            return record
+            return record, outputs
+        del outputs  # large, and not needed during the training
         self.callbacks.on_unit_begin(index, {"name": unit.name, "steps": max(steps, 1)})
         if solver:
             _solve(solver, unit, student, teacher, arrived, floats)
@@ -162,9 +167,10 @@ class Reconstructor:
             bias_learning_rate=0.0, generator=np.random.default_rng([self.seed, index]),
             on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
         )  # fmt: skip
-        record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
+        outputs = function.map(arrived)
+        record["error_after"] = float(relative_error(outputs, wanted, power))
         self.callbacks.on_unit_end(index, dict(record))
-        return record
+        return record, outputs
 
     def _save(
         self, student: Student, index: int, unit: Unit, groups: set[str], record: dict[str, Any]
@@ -214,6 +220,6 @@ def relative_error(
 ) -> tf.Tensor:
     """Mean squared errors over mean squares of the targets, summed over outputs."""
     return tf.add_n([
-        tf.reduce_mean(tf.square(output - target)) / scale
+        tf.reduce_mean(tf.math.squared_difference(output, target)) / scale
         for output, target, scale in zip(outputs, wanted, power, strict=True)
     ])  # fmt: skip

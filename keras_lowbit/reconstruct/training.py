@@ -19,6 +19,7 @@ from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.base import State
 
 Loss = Callable[[list[tf.Tensor], list[tf.Tensor]], tf.Tensor]
+Redraw = Callable[[list[tf.Tensor], tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]]
 StepEnd = Callable[[int, dict[str, float]], None]
 
 
@@ -107,6 +108,7 @@ def train(
     batch_size: int,
     bias_learning_rate: float,
     generator: np.random.Generator,
+    redraw: Redraw | None = None,
     on_step_end: StepEnd | None = None,
 ) -> None:
     """Train everything attached with Adam, cosine-decayed, and harden it.
@@ -122,6 +124,7 @@ def train(
       batch_size: samples a step, drawn without replacement.
       bias_learning_rate: of :class:`TunedBias` shifts.
       generator: decides the batches.
+      redraw: maps the inputs of a batch and a seed to other inputs and what those should give.
       on_step_end: called with the step and its logs.
     """
     optimizers = []
@@ -136,12 +139,23 @@ def train(
         shifts = [member.shift for member in biases]
         optimizers.append((_adam(bias_learning_rate, steps, shifts), shifts))
     watched = [v for _, trained in optimizers for v in trained]
+    forward: Callable[[list[tf.Tensor]], list[tf.Tensor]] = function
+    moving = [m.quantizer for m in attached]
+    if not redraw and not any(q is m for q in function.quantizers for m in moving):
+        # The inputs' values stay: quantize them once, not in every step.
+        arrived, forward = function.map_quantized(arrived), function.from_quantized
 
     @tf.function(autograph=False)  # nothing to convert, and quicker to trace
-    def step(indices: tf.Tensor, progress: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def step(
+        indices: tf.Tensor, progress: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = [tf.gather(x, indices) for x in arrived]
+        if redraw:
+            inputs, targets = redraw(inputs, seed)
+        else:
+            targets = [tf.gather(t, indices) for t in wanted]
         with tf.GradientTape() as tape:
-            outputs = function([tf.gather(x, indices) for x in arrived])
-            loss = loss_of(outputs, [tf.gather(t, indices) for t in wanted])
+            loss = loss_of(forward(inputs), targets)
             penalties = [m.variable.penalty(m.state, progress) for m in attached]
             penalty = tf.add_n(penalties) if penalties else tf.constant(0.0)
             total = loss + penalty
@@ -163,7 +177,8 @@ def train(
         for number in range(steps):
             indices = generator.choice(len(wanted[0]), size, replace=False)
             progress = tf.constant(number / max(steps - 1, 1), tf.float32)
-            loss, penalty = step(tf.constant(indices, tf.int32), progress)
+            seed = tf.constant(generator.integers(2**30, size=2) if redraw else [0, 0], tf.int32)
+            loss, penalty = step(tf.constant(indices, tf.int32), progress, seed)
             if on_step_end:
                 on_step_end(number, {"loss": float(loss), "penalty": float(penalty)})
     for attachment in attached:

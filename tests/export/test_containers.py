@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -26,32 +27,12 @@ from keras_lowbit.export.containers import (
 )
 from keras_lowbit.export.ir import Program
 from keras_lowbit.export.metadata import sidecar_path
+from keras_lowbit.export.vela import compile_for_ethos_u, vela_command
 from models import data, pretrained
 
 needs_tflm = pytest.mark.skipif(
     "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
 )
-
-
-def wide(keras: Any) -> Any:
-    """Layers large enough for every container to pay."""
-    layers = keras.layers
-    image = keras.Input((6, 6, 16), name="image")
-    tensor = layers.Conv2D(32, 3, activation="relu", name="large")(image)
-    tensor = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(tensor)
-    tensor = layers.Flatten(name="flat")(tensor)
-    tensor = layers.Dense(48, activation="relu", name="hidden")(tensor)
-    return keras.Model(image, layers.Dense(1, name="last")(tensor))
-
-
-def quantized(bits: int) -> QuantizedModel:
-    config = PTQConfig(bits, 8, optimize=(), tune_steps=0)
-    return pipelines.quantized(networks.randomize(wide(tf_keras)), config)
-
-
-@pytest.fixture(scope="module")
-def by_bits() -> dict[int, QuantizedModel]:
-    return {bits: quantized(bits) for bits in (2, 4, 6)}
 
 
 def containers(metadata: dict[str, Any]) -> dict[str, str]:
@@ -93,6 +74,7 @@ def test_exact_on_tflm_and_as_the_int8_file(
         (2, "auto", "tflm", ["lut", "int4", "lut", "int4"]),
         (2, "int4", "litert", ["int4", "int4", "int4", "int4"]),
         (2, "auto", "litert", ["int4", "int4", "int2", "int2"]),
+        (2, "auto", "ethos-u", ["int8", "int8", "int8", "int8"]),
         (6, "auto", "litert", ["int8", "int8", "int8", "int8"]),
         (6, "int4", "tflm", ["int8", "int8", "int8", "int8"]),
     ],
@@ -160,6 +142,8 @@ def test_packing_never_makes_a_file_larger(bits: int, by_bits: dict[int, Quantiz
         (("int8", "all", "tflm"), "`strip` must be one of.*Received: strip='all'"),
         (("int8", "none", "tvm"), "`target` must be one of.*Received: target='tvm'"),
         (("lut", "none", "litert"), "no DECODE operator.*Received: packing='lut'"),
+        (("int4", "none", "ethos-u"), "Vela compiles weights in int8.*Received: packing='int4'"),
+        (("lut", "none", "ethos-u"), "stay on the CPU.*Received: packing='lut', target='ethos-u'"),
         (("auto", "micro", "litert"), "single zero point.*Received: strip='micro'"),
     ],
 )
@@ -233,6 +217,16 @@ def test_a_file_of_another_model_is_not_proven(
         by_bits[4].verify(tmp_path / "other.tflite", samples)
 
 
+@functools.cache
+def real(network: str, bits: int) -> tuple[QuantizedModel, np.ndarray]:
+    """A network of MLPerf Tiny, ranges only, and images."""
+    model = getattr(pretrained, f"load_{network}")()
+    samples = {"res8": lambda: data.cifar10_calibration(34), "mobilenet": data.load_vww}[network]()
+    images = getattr(samples, "x_calib", samples)[:34]
+    config = PTQConfig(bits, 8, optimize=(), tune_bias=False, tune_network=False)
+    return pipelines.quantized(model, config, images[:32]), images
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "bits", "packing", "limit"),
@@ -244,13 +238,23 @@ def test_sizes_of_real_models(
     network: str, bits: int, packing: str, limit: int, shared_data: Path, tmp_path: Path
 ) -> None:
     del shared_data
-    model = getattr(pretrained, f"load_{network}")()
-    samples = {"res8": lambda: data.cifar10_calibration(34), "mobilenet": data.load_vww}[network]()
-    images = getattr(samples, "x_calib", samples)[:34]
-    config = PTQConfig(bits, 8, optimize=(), tune_bias=False, tune_network=False)
-    qmodel = pipelines.quantized(model, config, images[:32])
+    qmodel, images = real(network, bits)
     path = tmp_path / "m.tflite"
     qmodel.export(path, packing=packing, strip="micro")
     assert path.stat().st_size <= limit
     if "tflm" in runtimes.available():
         assert qmodel.verify(path, images[-2:]).ok
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    vela_command() is None, reason="Vela is not installed: pip install ethos-u-vela"
+)
+def test_a_real_model_on_ethos_u(shared_data: Path, tmp_path: Path) -> None:
+    del shared_data
+    path = tmp_path / "m.tflite"
+    real("res8", 4)[0].export(path, packing="auto", strip="micro", target="ethos-u")
+    result = compile_for_ethos_u(path.read_bytes())
+    assert result.weight_bytes == 77_360
+    assert 34 * 1024 < result.encoded_weight_bytes < 37 * 1024
+    assert result.cpu_operators == ()

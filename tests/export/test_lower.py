@@ -13,6 +13,7 @@ import tf_keras
 from networks import Network, chain
 
 import keras_lowbit
+from keras_lowbit import QuantizedModel
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.export import runtimes
 from keras_lowbit.export.lower import lower
@@ -285,11 +286,15 @@ def test_ties_of_weights_round_as_in_the_simulation(tmp_path: Path) -> None:
     np.testing.assert_array_equal(simulated, [[7.0], [3.0], [-3.0]])
 
 
-def test_names_of_inputs_and_outputs_are_those_of_the_model() -> None:
-    qmodel = pipelines.quantized(
+@pytest.fixture(scope="module")
+def two_heads() -> QuantizedModel:
+    return pipelines.quantized(
         networks.randomize(networks.two_outputs(tf_keras)), pipelines.ranges_only(4)
     )
-    program = qmodel.to_program()
+
+
+def test_names_of_inputs_and_outputs_are_those_of_the_model(two_heads: QuantizedModel) -> None:
+    program = two_heads.to_program()
     assert program.inputs == ("image",)
     assert program.outputs == ("left", "right")
 
@@ -300,12 +305,22 @@ def test_names_of_inputs_and_outputs_are_those_of_the_model() -> None:
         ("trunk_relu/output_scale", 0.0, "scale must be a positive.*'trunk_relu'"),
         ("trunk/kernel_scale", np.nan, "scales must be positive.*kernel of 'trunk'"),
         ("left/bias", 1e9, "Layer 'left': the bias of channel 0.*beyond"),
+        ("left/bias", np.nan, "Layer 'left': the bias of channel 0.*code nan"),
+        ("trunk_relu/output_scale", 1e-40, "scale must be a positive.*'trunk_relu'"),
+        ("trunk_relu/output_scale", np.inf, "scale must be a positive.*'trunk_relu'"),
+        ("trunk_relu/output_scale", np.nan, "scale must be a positive.*'trunk_relu'"),
+        ("trunk/kernel_scale", 0.0, "scales must be positive.*kernel of 'trunk'"),
+        ("trunk/kernel_scale", 2e-38, "scales must be positive.*kernel of 'trunk'"),
+        ("trunk/kernel_scale", np.inf, "scales must be positive.*kernel of 'trunk'"),
+        ("trunk/kernel", np.nan, "Weights must be finite.*Received: 72 NaN.*kernel of 'trunk'"),
+        ("trunk/kernel", np.inf, "Weights must be finite.*kernel of 'trunk'"),
+        ("trunk/kernel_scale", 2e-37, "Layer 'trunk': input scale times weight scale"),
     ],
 )
-def test_values_that_no_kernel_can_hold(name: str, value: float, message: str) -> None:
-    qmodel = pipelines.quantized(
-        networks.randomize(networks.two_outputs(tf_keras)), pipelines.ranges_only(4)
-    )
+def test_values_that_no_kernel_can_hold(
+    name: str, value: float, message: str, two_heads: QuantizedModel
+) -> None:
+    qmodel = two_heads
     values = qmodel.student.values()
     values[name] = np.full_like(values[name], value)
     with pytest.raises(ValueError, match=message):

@@ -8,6 +8,7 @@ from programs import Builder
 
 from keras_lowbit.export import flatbuffer
 from keras_lowbit.export.metadata import METADATA_NAME, build_metadata, read_metadata
+from keras_lowbit.export.model_file import fingerprint
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def test_round_trip_through_file_and_bytes(program, tmp_path):
     blob = flatbuffer.write(program, metadata)
     path = tmp_path / "model.tflite"
     path.write_bytes(blob)
-    assert read_metadata(blob) == read_metadata(path) == read_metadata(str(path)) == metadata
+    expected = {**metadata, "model_sha256": fingerprint(blob)}
+    assert read_metadata(blob) == read_metadata(path) == read_metadata(str(path)) == expected
     assert metadata["format"] == 1 and metadata["rounding"] == "double"
     assert metadata["producer"] == "keras_lowbit 0.1.0"
 
@@ -90,18 +92,34 @@ def test_a_foreign_model_says_so(program):
         read_metadata(flatbuffer.write(program))
 
 
+def test_another_metadata_format_says_so(program):
+    with pytest.raises(ValueError, match="another format than 1.*Received: 99"):
+        read_metadata(flatbuffer.write(program, {"format": 99}))
+
+
+def test_metadata_of_other_bytes_say_so(program):
+    blob = flatbuffer.write(program, build_metadata(program, "test"))
+    for old, new in ((b'"format":1', b'"format":?'), (b'"model_sha256"', b'"model_SHA256"')):
+        assert blob.count(old) == 1
+        with pytest.raises(ValueError, match="damaged, or another tool changed it"):
+            read_metadata(blob.replace(old, new))
+
+
 @pytest.mark.parametrize(
-    ("metadata", "message"),
-    [({"format": 99}, "another format than 1.*Received: 99"), ([1], "another format than 1")],
+    ("text", "message"),
+    [
+        ("?", "m.tflite.json' has metadata that are not JSON"),
+        ("[1]", r"another format than 1.*Received: \[1\]"),
+        ('{"format": 1}', "describes another model"),
+        ('{"format": 1, "model_sha256": SEAL}', "metadata without tensors"),
+        ('{"format": 1, "model_sha256": SEAL, "tensors": {"a": 3}}', "broken entry for.*'a'"),
+        ('{"format": 1, "model_sha256": SEAL, "tensors": {"a": {"index": 0}}}', "broken entry"),
+    ],
 )
-def test_another_metadata_format_says_so(program, metadata, message):
+def test_damaged_side_cars_say_so(program, text, message, tmp_path):
+    blob = flatbuffer.write(program, None, {}, "names")
+    (tmp_path / "m.tflite").write_bytes(blob)
+    text = text.replace("SEAL", json.dumps(fingerprint(blob)))
+    (tmp_path / "m.tflite.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_metadata(flatbuffer.write(program, metadata))
-
-
-def test_damaged_json_says_so(program):
-    blob = flatbuffer.write(program, {"format": 1})
-    damaged = blob.replace(json.dumps({"format": 1}, separators=(",", ":")).encode(), b"?" * 12)
-    assert damaged != blob
-    with pytest.raises(ValueError, match="not JSON"):
-        read_metadata(damaged)
+        read_metadata(tmp_path / "m.tflite")

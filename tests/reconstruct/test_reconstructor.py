@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_unit() -> None:
     with pytest.raises(
         ValueError, match=r"unit 'first \+ second' diverged: the loss is NaN at step 0"
     ):
-        reconstruct(qmodel, StopOnNaN(), optimize=[variables.AdaQuant(learning_rate=1e38)])
+        reconstruct(qmodel, StopOnNaN(), optimize=[variables.LSQ(learning_rate=float("inf"))])
     assert_no_rules(qmodel.student)
 
 

@@ -1,0 +1,89 @@
+"""More samples from few, without labels: the float model says what each of them should give.
+
+So nothing has to keep a label, only to stay near what the network will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_lowbit.graph import Graph
+
+LARGEST_SHIFT = 0.1  # of the axis
+MIXED = 0.5  # share of the samples that are mixed
+
+Inputs = list[tf.Tensor]
+Augmentation = Callable[[Inputs, tf.Tensor], Inputs]
+
+
+def mixed(inputs: Inputs, seed: tf.Tensor) -> Inputs:
+    """Some samples blended with another one of the batch (Zhang et al. 2018, "mixup").
+
+    Args:
+      inputs: one batch, float32 (samples, ...) per network input; samples stay together.
+      seed: two integers, which decide the outcome.
+    """
+    count = tf.shape(inputs[0])[0]
+    chosen, share = tf.unstack(tf.random.stateless_uniform((2, count), seed))
+    own = tf.where(chosen < MIXED, 0.5 + 0.5 * share, 1.0)
+    partner = tf.random.experimental.stateless_shuffle(tf.range(count), seed)
+
+    def blended(x: tf.Tensor) -> tf.Tensor:
+        weight = tf.reshape(own, (-1, *[1] * (len(x.shape) - 1)))
+        return weight * x + (1.0 - weight) * tf.gather(x, partner)
+
+    return [blended(x) for x in inputs]
+
+
+def shifted_and_mirrored(inputs: Inputs, seed: tf.Tensor) -> Inputs:
+    """Images (samples, height, width, channels), shifted both ways, every second one mirrored."""
+    count = tf.shape(inputs[0])[0]
+    mirror = tf.random.stateless_uniform((count, 1, 1, 1), seed) < 0.5
+    moved = [_shifted(_shifted(x, 1, seed + 1), 2, seed + 2) for x in inputs]
+    return [tf.where(mirror, tf.reverse(x, axis=[2]), x) for x in moved]
+
+
+def shifted_in_time(inputs: Inputs, seed: tf.Tensor) -> Inputs:
+    """Series (samples, time, ...), shifted along the time."""
+    return [_shifted(x, 1, seed) for x in inputs]
+
+
+_BY_NAME: dict[str, tuple[Augmentation | None, int]] = {  # and the fewest axes of a sample
+    "none": (None, 0), "mixup": (mixed, 1), "images": (shifted_and_mirrored, 3),
+    "series": (shifted_in_time, 2),
+}  # fmt: skip
+
+
+def augmentation_for(name: str, graph: Graph) -> Augmentation | None:
+    """What ``PTQConfig.augment`` means for the inputs of a network.
+
+    Raises:
+      ValueError: an input has too few axes for it; the message names the input.
+    """
+    augmentation, axes = _BY_NAME[name]
+    for node in (graph[name] for name in graph.inputs):
+        if len(node.shape) < axes:
+            raise ValueError(
+                f"`augment` does not fit the input {node.name!r}: {name!r} needs samples of at least "
+                f"{axes} axes. Use 'mixup', which fits all, or 'none'. "
+                f"Received: augment={name!r}, samples of shape {node.shape}"
+            )
+    return augmentation
+
+
+def _shifted(x: tf.Tensor, axis: int, seed: tf.Tensor) -> tf.Tensor:
+    """Every sample moved by a whole number of places; values at the edge move in."""
+    size = x.shape[axis]
+    largest = int(size * LARGEST_SHIFT)
+    offsets = tf.random.stateless_uniform(
+        (tf.shape(x)[0], 1), seed, -largest, largest + 1, dtype=tf.int32
+    )
+    places = tf.clip_by_value(tf.range(size) + offsets, 0, size - 1)
+    if axis == 1:
+        return tf.gather(x, places, axis=1, batch_dims=1)
+    swapped = [0, axis, *(i for i in range(1, len(x.shape)) if i != axis)]
+    back = [swapped.index(i) for i in range(len(x.shape))]
+    moved = tf.gather(tf.transpose(x, swapped), places, axis=1, batch_dims=1)
+    return tf.transpose(moved, back)

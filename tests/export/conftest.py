@@ -1,0 +1,34 @@
+"""Quantized networks that the tests of the exported files share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networks
+import pipelines
+import pytest
+import tf_keras
+
+from keras_lowbit import PTQConfig, QuantizedModel
+
+
+def wide(keras: Any) -> Any:
+    """Layers large enough for every container to pay."""
+    layers = keras.layers
+    image = keras.Input((6, 6, 16), name="image")
+    tensor = layers.Conv2D(32, 3, activation="relu", name="large")(image)
+    tensor = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(tensor)
+    tensor = layers.Flatten(name="flat")(tensor)
+    tensor = layers.Dense(48, activation="relu", name="hidden")(tensor)
+    return keras.Model(image, layers.Dense(1, name="last")(tensor))
+
+
+@pytest.fixture(scope="session")
+def by_bits() -> dict[int, QuantizedModel]:
+    """The wide network with weights of 2, 4 and 6 bits."""
+    return {
+        bits: pipelines.quantized(
+            networks.randomize(wide(tf_keras)), PTQConfig(bits, 8, optimize=(), tune_steps=0)
+        )
+        for bits in (2, 4, 6)
+    }
