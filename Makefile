@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint results study study-report deployment deployment-report clean
+.PHONY: demo test fuzz lint results study study-report deployment deployment-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,11 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+# Other random networks than the tests' and many more of them; a quarter of an hour or two.
+fuzz: export HYPOTHESIS_PROFILE = nightly
+fuzz: .venv/installed
+	$(RUN) -m pytest tests/export/test_random_graphs.py
 
 lint: .venv/installed
 	$(RUN) -m ruff check .

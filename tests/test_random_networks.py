@@ -1,5 +1,6 @@
 """Random architectures at random widths: quantized, exported, exact on TFLM.
 
+The same without Keras is ``export/test_random_graphs.py``, far faster.
 ``KERAS_LOWBIT_EXAMPLES=500 pytest tests/test_random_networks.py`` looks further.
 """
 
@@ -26,7 +27,7 @@ from keras_lowbit.export.containers import PACKINGS, STRIPS
 pytestmark = pytest.mark.skipif(
     "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
 )
-EXAMPLES = int(os.environ.get("KERAS_LOWBIT_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("KERAS_LOWBIT_EXAMPLES", "15"))
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 widths = st.integers(2, 8)

@@ -16,6 +16,9 @@ PACKINGS = ("int8", "int4", "lut", "auto")
 STRIPS = ("none", "names", "micro")
 TARGETS = ("tflm", "litert", "ethos-u")
 
+# LiteRT's default kernels refuse larger rescaling factors, and may abort the process on the way.
+_LARGEST_XNNPACK_FACTOR = 256
+
 
 def check_options(packing: str, strip: str, target: str) -> None:
     """Refuse options of the export that do not exist or that the target cannot run.
@@ -56,6 +59,8 @@ def choose_containers(
     Args:
       lower: the program whose integers fit the containers given by layer.
       packing, strip, target: as of `QuantizedModel.export`.
+
+    Raises: ValueError if the target does not run a layer whatever its container.
     """
     program = lower({})
     choices = {layer: _choices(program, layer, packing, target) for layer in kernel_names(program)}
@@ -77,7 +82,15 @@ def choose_containers(
     # Layers share operator codes and equal tables, so that tables may pay together and not alone.
     starts = [{layer: choices[layer][end] for layer in layers} for end in (0, -1)]
     best = min(map(improved, starts), key=size)
-    return {layer: name for layer, name in best.items() if name != "int8"}
+    chosen = {layer: name for layer, name in best.items() if name != "int8"}
+    unfit = _beyond_xnnpack(lower(chosen)) if target == "litert" else []
+    if unfit:
+        raise ValueError(
+            "LiteRT's default kernels take input scale times weight scale below "
+            f"{_LARGEST_XNNPACK_FACTOR} times the output scale: calibrate on data that excites these "
+            f"layers, or use target='tflm'. Received: layers {unfit}"
+        )
+    return chosen
 
 
 def read_containers(blob: bytes, program: Program) -> dict[str, str]:
@@ -113,9 +126,20 @@ def runtimes_for(blob: bytes, program: Program) -> tuple[str, ...]:
     fits["litert"] &= all(
         q is None or q.ZeroPointLength() == q.ScaleLength() for q in quantizations
     )
-    return tuple(
-        name for name in runtimes.available() if fits["tflm" if name == "tflm" else "litert"]
-    )
+    names = [n for n in runtimes.available() if fits["tflm" if n == "tflm" else "litert"]]
+    return tuple(n for n in names if n != "litert" or not _beyond_xnnpack(program))
+
+
+def _beyond_xnnpack(program: Program) -> list[str]:
+    """The layers whose rescaling factors LiteRT's default kernels refuse."""
+    kernels, names = kernel_names(program).values(), []
+    for op in program.ops:
+        if len(op.inputs) > 1 and op.inputs[1] in kernels:
+            tensors = (program.tensors[name] for name in (*op.inputs[:2], op.outputs[0]))
+            source, weights, target = (np.array(tensor.scale, np.float32) for tensor in tensors)
+            if np.max(source * weights / target) >= _LARGEST_XNNPACK_FACTOR:
+                names.append(op.name)
+    return names
 
 
 def _fits(program: Program, layer: str, container: str, target: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ def write(
     `metadata` is stored as JSON in the entry `KERAS_LOWBIT_METADATA`, with the SHA-256 of the file; None
     leaves it out. `containers`
     are those of the weights by layer, "int8" unless given; the operands of DECODE follow the program's
-    tensors. `strip` leaves out what no runtime reads ("names"), or what TFLM does not read ("micro").
+    tensors. `strip` leaves out what no runtime reads ("names"), or what TFLM does not read ("micro"),
+    where layers share lookup tables too.
 
     Raises: ValueError if an operator breaks a rule of its kernel, or weights do not fit their container.
     """
@@ -86,8 +88,12 @@ class _Writer:
         self.indices = {name: index for index, name in enumerate(program.tensors)}
         kernels = kernel_names(program)
         self.containers = {kernels[layer]: name for layer, name in containers.items()}
-        decodes = [DECODE] if "lut" in self.containers.values() else []
-        self.kinds = list(dict.fromkeys([*(op.kind for op in program.ops), *decodes]))
+        lookups = [name for name, container in self.containers.items() if container == "lut"]
+        self.lookups = {name: encode_lookup(program.tensors[name]) for name in lookups}
+        self.operands: dict[bytes, int] = {}  # of DECODE, by contents
+        # The most frequent operator is number 0, which takes no bytes.
+        kinds = Counter([*(op.kind for op in program.ops), *[DECODE] * len(lookups)])
+        self.kinds = [kind for kind, _ in kinds.most_common()]
         # TFLM compares the bias scale of these with the product of the others.
         self.checked_biases = {
             op.inputs[2]
@@ -106,8 +112,8 @@ class _Writer:
             if len(op.inputs) > 1 and self.containers.get(op.inputs[1]) == "lut":
                 graph.operators.append(self._decode(op.inputs[1], graph.tensors))
             graph.operators.append(self._operator(op))
-        graph.inputs = [self.indices[name] for name in self.program.inputs]
-        graph.outputs = [self.indices[name] for name in self.program.outputs]
+        graph.inputs = _vector([self.indices[name] for name in self.program.inputs])
+        graph.outputs = _vector([self.indices[name] for name in self.program.outputs])
         model.subgraphs = [graph]
         if self.strip == "none":
             model.description, graph.name = "keras_lowbit", "main"
@@ -132,9 +138,10 @@ class _Writer:
             code.builtinCode, code.customCode = self.schema.BuiltinOperator.CUSTOM, DECODE
         else:
             code.builtinCode = getattr(self.schema.BuiltinOperator, kind)
-        # Readers older than 2020 know only this byte; all our codes fit it.
-        code.deprecatedBuiltinCode = code.builtinCode
-        code.version = _VERSIONS[kind]
+        if self.strip != "micro":
+            # Readers older than 2020 know only this byte; all our codes fit it.
+            code.deprecatedBuiltinCode = code.builtinCode
+            code.version = _VERSIONS[kind]
         return code
 
     def _tensor(self, tensor: Tensor) -> Any:
@@ -142,7 +149,7 @@ class _Writer:
         external = tensor.name in (*self.program.inputs, *self.program.outputs)
         if self.strip == "none" or (self.strip == "names" and external):
             table.name = tensor.name
-        table.shape = np.array(tensor.shape, np.int32)
+        table.shape = _vector(tensor.shape)
         container = self.containers.get(tensor.name, tensor.dtype)
         stored = "int8" if container == "lut" else container
         table.type = getattr(self.schema.TensorType, stored.upper())
@@ -178,27 +185,32 @@ class _Writer:
         """The operator that computes the weights of the next one; its operands join ``tensors``."""
         table = self.schema.OperatorT()
         table.opcodeIndex = self.kinds.index(DECODE)
-        table.inputs, table.outputs = [], [self.indices[name]]
-        contents = encode_lookup(self.program.tensors[name])
-        for role, data in zip(("indices", "tables"), contents, strict=True):
+        operands = []
+        indices, lookup = self.lookups[name]
+        if self.strip == "micro":
+            # DECODE reads as many tables as the weights have scales, and no more.
+            alike = (other for _, other in self.lookups.values() if other.startswith(lookup))
+            lookup = max(alike, key=len)
+        for role, data in (("indices", indices), ("tables", lookup)):
+            if self.strip == "micro" and data in self.operands:
+                operands.append(self.operands[data])
+                continue
             operand = self.schema.TensorT()
             operand.name = f"{name}/{role}" if self.strip == "none" else None
-            operand.shape, operand.type = (
-                np.array([len(data)], np.int32),
-                self.schema.TensorType.UINT8,
-            )
+            operand.shape, operand.type = _vector([len(data)]), self.schema.TensorType.UINT8
             operand.buffer = self.buffers.add(data)
-            table.inputs.append(len(tensors))
+            self.operands[data] = len(tensors)
+            operands.append(len(tensors))
             tensors.append(operand)
+        table.inputs, table.outputs = _vector(operands), _vector([self.indices[name]])
         return table
 
     def _operator(self, op: Op) -> Any:
         table = self.schema.OperatorT()
         table.opcodeIndex = self.kinds.index(op.kind)
-        table.inputs = [self.indices[name] for name in op.inputs]
-        table.outputs = [self.indices[name] for name in op.outputs]
-        if op.kind == "FULLY_CONNECTED" and len(op.inputs) == 2:
-            table.inputs.append(-1)
+        no_bias = [-1] if op.kind == "FULLY_CONNECTED" and len(op.inputs) == 2 else []
+        table.inputs = _vector([*(self.indices[name] for name in op.inputs), *no_bias])
+        table.outputs = _vector([self.indices[name] for name in op.outputs])
         if op.kind in _OPTION_TABLES:
             name = _OPTION_TABLES[op.kind]
             table.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
@@ -230,6 +242,11 @@ class _Writer:
         return signature
 
 
+def _vector(numbers: Sequence[int]) -> np.ndarray:
+    """As an array, in which form equal ones are stored once."""
+    return np.array(numbers, np.int32)
+
+
 def _scales(tensor: Tensor) -> int:
     return 0 if tensor.scale is None else tensor.scale.size
 
@@ -257,7 +274,7 @@ def _option_fields(schema: Any, op: Op, output: Tensor) -> dict[str, Any]:
     elif op.kind == "CONCATENATION":
         fields["axis"] = op.options["axis"]
     elif op.kind == "RESHAPE":
-        fields["newShape"] = [int(size) for size in output.shape]
+        fields["newShape"] = _vector(output.shape)
     elif op.kind == "SOFTMAX":
         fields["beta"] = float(op.option("beta"))
     return fields

@@ -60,6 +60,11 @@ def check_program(program: Program) -> None:
             "the activation NONE, RELU or RELU6",
             op.option("activation"),
         )
+        if op.option("activation") == "RELU6":
+            six = 6 / _first_scale(output)
+            _expect(
+                op, six < 2**31, "6 to be an int32 code of the output, whose scale is tiny", six
+            )
         if op.kind in SAME_QUANTIZATION:
             _check_same_quantization(op, inputs[:first_constant], output)
         if op.kind in _RULES:
@@ -91,6 +96,12 @@ def _check_same_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> No
         )
 
 
+def _rescaled(op: Op, sources: list[Tensor], output: Tensor) -> None:
+    scales = [float(tensor.scale.max()) for tensor in sources if tensor.scale is not None]
+    factor = math.prod(scales) / _first_scale(output)
+    _expect(op, factor < 2**31, "a rescaling factor to the output's scale below 2^31", factor)
+
+
 def _windowed(op: Op, source: Tensor, window: Sequence[int], channels: int, output: Tensor) -> None:
     padding = op.options["padding"]
     _expect(op, padding in ("SAME", "VALID"), "padding SAME or VALID", padding)
@@ -108,21 +119,20 @@ def _windowed(op: Op, source: Tensor, window: Sequence[int], channels: int, outp
     )
 
 
-def _weighted(op: Op, weights: Tensor, bias: Tensor | None, source: Tensor, axis: int) -> None:
+def _weighted(op: Op, inputs: list[Tensor], output: Tensor, axis: int) -> None:
+    source, weights = inputs[:2]
+    bias = inputs[2] if len(inputs) == 3 else None
     channels = weights.shape[axis]
     per_channel = weights.scale is not None and weights.scale.size > 1
+    _rescaled(op, inputs[:2], output)
     _expect(
         op,
         weights.dtype == "int8" and weights.zero_point == 0,
         "int8 weights with zero point 0",
         f"{weights.dtype}, zero point {weights.zero_point}",
     )
-    _expect(
-        op,
-        not per_channel or weights.axis == axis,
-        f"weight scales along axis {axis}",
-        weights.axis,
-    )
+    fits = not per_channel or weights.axis == axis
+    _expect(op, fits, f"weight scales along axis {axis}", weights.axis)
     codes = (
         np.moveaxis(weights.data, axis, 0).reshape(channels, -1)
         if weights.data is not None
@@ -154,7 +164,7 @@ def _conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
         weights.shape,
     )
     _windowed(op, source, weights.shape[1:3], weights.shape[0], output)
-    _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 0)
+    _weighted(op, inputs, output, 0)
 
 
 def _depthwise_conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
@@ -167,7 +177,7 @@ def _depthwise_conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
         weights.shape,
     )
     _windowed(op, source, weights.shape[1:3], channels, output)
-    _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 3)
+    _weighted(op, inputs, output, 3)
 
 
 def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
@@ -180,7 +190,7 @@ def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     )
     expected = (*source.shape[:-1], weights.shape[0])
     _expect(op, tuple(output.shape) == expected, f"the output shape {expected}", output.shape)
-    _weighted(op, weights, inputs[2] if len(inputs) == 3 else None, source, 0)
+    _weighted(op, inputs, output, 0)
 
 
 def _add(op: Op, inputs: list[Tensor], output: Tensor) -> None:
@@ -248,8 +258,18 @@ def _elementwise(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     )
 
 
+def _rescaling(op: Op, inputs: list[Tensor], output: Tensor) -> None:
+    _elementwise(op, inputs, output)
+    _rescaled(op, inputs, output)
+
+
 def _probability(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     _elementwise(op, inputs, output)
+    if op.kind == "SOFTMAX":
+        scale = op.option("beta") * _first_scale(inputs[0])
+        _expect(op, scale > 2**-26, "beta times the input scale above 2^-26", scale)
+    else:  # from there on, TFLM maps 0 to 0, not to a half
+        _expect(op, _first_scale(inputs[0]) < 8, "an input scale below 8", _first_scale(inputs[0]))
     fixed = output.zero_point == -128 and _first_scale(output) == 1 / 256
     _expect(
         op,
@@ -269,9 +289,9 @@ _RULES: dict[str, Callable[[Op, list[Tensor], Tensor], None]] = {
     "PAD": _pad,
     "CONCATENATION": _concatenation,
     "RESHAPE": _reshape,
-    "RELU": _elementwise,
+    "RELU": _rescaling,
     "RELU6": _elementwise,
-    "QUANTIZE": _elementwise,
+    "QUANTIZE": _rescaling,
     "SOFTMAX": _probability,
     "LOGISTIC": _probability,
 }

@@ -12,10 +12,11 @@ import numpy as np
 import pipelines
 import pytest
 import tf_keras
+from programs import Builder, random_inputs
 
 import keras_lowbit
 from keras_lowbit import PTQConfig, QuantizedModel
-from keras_lowbit.export import flatbuffer, runtimes
+from keras_lowbit.export import flatbuffer, integer_reference, runtimes
 from keras_lowbit.export.containers import (
     PACKINGS,
     STRIPS,
@@ -24,6 +25,7 @@ from keras_lowbit.export.containers import (
     read_containers,
     runtimes_for,
 )
+from keras_lowbit.export.ir import Program
 from keras_lowbit.export.metadata import sidecar_path
 from keras_lowbit.export.vela import compile_for_ethos_u, vela_command
 from models import data, pretrained
@@ -148,6 +150,34 @@ def test_packing_never_makes_a_file_larger(bits: int, by_bits: dict[int, Quantiz
 def test_refusals(options: tuple[str, str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_options(*options)
+
+
+@needs_tflm
+def test_what_xnnpack_refuses_is_not_exported_for_litert_nor_run_there() -> None:
+    """It refuses factors of 256, or aborts the process."""
+    build = Builder(0, 8)
+    source = build.input((1, 3), 1.0, 0)
+    names = []
+    for scale in (1 / 255, 1 / 256):
+        weights = build.constant(np.ones((2, 3), np.int8), np.float32([0.5, 1]))
+        names.append(build.activation((1, 2), scale, 0))
+        build.apply("FULLY_CONNECTED", (source, weights), names[-1])
+    program = build.program(*names)
+    with pytest.raises(ValueError, match=r"below 256 times.*Received: layers \['layer_1'\]"):
+        choose_containers(lambda _: program, "int8", "none", "litert")
+    assert choose_containers(lambda _: program, "int8", "none", "tflm") == {}
+    blob = flatbuffer.write(program)
+    assert runtimes_for(blob, program) == ("tflm", "litert_ref")
+    inputs = random_inputs(program, 3)
+    expected = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
+    for name, values in runtimes.run_all_tensors(blob, "tflm", inputs).items():
+        np.testing.assert_array_equal(values, expected[name])
+    fitting = Program(
+        {name: program.tensors[name] for name in (source, program.ops[0].inputs[1], names[0])}, program.ops[:1],
+        program.inputs, tuple(names[:1]),
+    )  # fmt: skip
+    assert "litert" in runtimes_for(flatbuffer.write(fitting), fitting)
+    runtimes.run(flatbuffer.write(fitting), "litert", inputs)
 
 
 def test_the_side_car(by_bits: dict[int, QuantizedModel], tmp_path: Path) -> None:

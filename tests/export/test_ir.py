@@ -157,6 +157,18 @@ BREAKS = {
     ),
     "output scale 1/256": lambda b, x: b.apply("SOFTMAX", (x,), b.like(x)),
     "below 2.19 times": lambda b, x: b.apply("ADD", (x, x), b.activation((1, 6, 6, 4), 1e-8, 0)),
+    "6 to be an int32 code": lambda b, x: b.apply(
+        "ADD", (x, x), b.activation((1, 6, 6, 4), 2e-9, 0), activation="RELU6"
+    ),
+    "a rescaling factor": lambda b, x: b.apply(
+        "QUANTIZE", (x,), b.activation((1, 6, 6, 4), 1e-12, 0)
+    ),
+    "beta times the input scale": lambda b, x: b.probability(
+        "SOFTMAX", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 1e-8, 0))
+    ),
+    "an input scale below 8": lambda b, x: b.probability(
+        "LOGISTIC", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 8, 0))
+    ),
     "equal shapes": lambda b, x: b.apply("ADD", (x, b.input((1, 1, 1, 4))), b.like(x)),
     "an axis other than the batch": lambda b, x: b.apply(
         "CONCATENATION", (x, x), b.like(x), axis=0
@@ -168,6 +180,11 @@ BREAKS = {
         "ADD", (x, b.constant(np.ones((1, 6, 6, 4), np.int8), np.float32([1]))), b.like(x)
     ),
     "1 to 1 inputs": lambda b, x: b.apply("RELU", (x, x), b.like(x)),
+    "rescaling factor to": lambda b, x: b.apply(
+        "FULLY_CONNECTED",
+        (b.reshape(x, (1, 144)), b.constant(np.ones((1, 144), np.int8), np.float32([1e9]))),
+        b.activation((1, 1), 1e-6, 0),
+    ),
     "int32 accumulator": lambda b, x: b.apply(
         "FULLY_CONNECTED",
         (

@@ -174,3 +174,26 @@ def test_what_is_equal_is_stored_once():
     first, second = flatbuffer.write(program), flatbuffer.write(more)
     assert second.count(kernel.scale.tobytes()) == first.count(kernel.scale.tobytes()) == 1
     assert len(second) - len(first) < 64
+
+
+@needs_tflm
+def test_layers_of_one_micro_file_share_tables():
+    """The tables of 16 channels serve 5, since DECODE reads as many as there are scales."""
+    build = Builder(2, 2)
+    large = build.conv(build.input((1, 4, 4, 3)), 16)
+    program = build.program(build.conv(build.conv(large, 16), 5))
+    inputs, names = random_inputs(program, 3), tuple(program.tensors)
+    containers = dict.fromkeys(weighted(program), "lut")
+    operands = {}
+    for strip in STRIPS:
+        blob = flatbuffer.write(program, None, containers, strip)
+        graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0)).subgraphs[0]
+        operands[strip] = [tuple(op.inputs) for op in graph.operators if len(op.inputs) == 2]
+        actual = runtimes.run_all_tensors(blob, "tflm", inputs, names)
+        expected = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name], name)
+    assert {strip: len({tables for _, tables in pairs}) for strip, pairs in operands.items()} == {
+        "none": 3, "names": 3, "micro": 1,
+    }  # fmt: skip
+    assert all(len({indices for indices, _ in pairs}) == 3 for pairs in operands.values())
