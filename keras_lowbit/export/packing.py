@@ -87,7 +87,7 @@ def decode_lookup(
 ) -> np.ndarray:
     """Weights from DECODE's operands, int8 of `shape`; the inverse of :func:`encode_lookup`.
 
-    `channels` is the number of scales, hence of tables.
+    `channels` is the number of scales, hence of tables; a layer with more of them may share its own.
 
     Raises: ValueError if the operands are not those that :func:`encode_lookup` writes.
     """
@@ -98,7 +98,7 @@ def decode_lookup(
     if (
         header != expected
         or not 1 <= width <= WIDEST_INDEX
-        or len(tables) != 16 + channels * size
+        or len(tables) < 16 + channels * size
         or (channels != 1 if one else axis >= len(shape) or shape[axis] != channels)
     ):
         raise ValueError(
@@ -112,7 +112,7 @@ def decode_lookup(
         raise ValueError(
             f"An index into a lookup table is too large. Received: {places.max()} of {size}."
         )
-    codes = np.frombuffer(tables[16:], np.int8).reshape(channels, size)
+    codes = np.frombuffer(tables, np.int8, channels * size, 16).reshape(channels, size)
     rows = np.zeros(1, int) if one else np.arange(channels)
     along = (-1,) + (1,) * (len(shape) - 1 - (0 if one else axis))
     return codes[rows.reshape(along), places]
