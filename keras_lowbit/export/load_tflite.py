@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit.export.metadata import open_model
-from keras_lowbit.export.packing import DECODE, decode_lookup, unpack_integers
+from keras_lowbit.export.packing import DECODE, decode_lookup, lookup_bytes, unpack_integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class _Reader:
         ):
             raise ValueError(f"tensor {name!r} is not on the grid {entry}.")
         fields = {field: entry[field] for field in ("bits", "shift", "offset", "method")}
-        size = len(data) + (len(more) if container == "lut" else 0)
+        size = len(data) + (lookup_bytes(more, scale.size) if container == "lut" else 0)
         zero = int(quantization.zeroPoint[0])
         return StoredTensor(
             name, index, shape, container=container, scale=scale, zero_point=zero, axis=axis,

@@ -82,12 +82,17 @@ def unpack_integers(data: bytes, container: str, count: int) -> np.ndarray:
     return _first(codes.reshape(-1), count, container)
 
 
+def lookup_bytes(tables: bytes, channels: int) -> int:
+    """Of DECODE's header and the first tables, one per channel; those behind them are other layers'."""
+    return 16 + channels * (tables[6] if len(tables) > 6 else 0)
+
+
 def decode_lookup(
     indices: bytes, tables: bytes, shape: tuple[int, ...], channels: int
 ) -> np.ndarray:
     """Weights from DECODE's operands, int8 of `shape`; the inverse of :func:`encode_lookup`.
 
-    `channels` is the number of scales, hence of tables; a layer with more of them may share its own.
+    `channels` is the number of scales, hence of tables; more may follow, see :func:`lookup_bytes`.
 
     Raises: ValueError if the operands are not those that :func:`encode_lookup` writes.
     """
@@ -98,7 +103,8 @@ def decode_lookup(
     if (
         header != expected
         or not 1 <= width <= WIDEST_INDEX
-        or len(tables) < 16 + channels * size
+        or len(tables) < lookup_bytes(tables, channels)
+        or (len(tables) - 16) % max(size, 1)
         or (channels != 1 if one else axis >= len(shape) or shape[axis] != channels)
     ):
         raise ValueError(
@@ -112,7 +118,7 @@ def decode_lookup(
         raise ValueError(
             f"An index into a lookup table is too large. Received: {places.max()} of {size}."
         )
-    codes = np.frombuffer(tables, np.int8, channels * size, 16).reshape(channels, size)
+    codes = np.frombuffer(tables[16:], np.int8).reshape(-1, size)
     rows = np.zeros(1, int) if one else np.arange(channels)
     along = (-1,) + (1,) * (len(shape) - 1 - (0 if one else axis))
     return codes[rows.reshape(along), places]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from programs import random_inputs
 from random_models import quantized_models
 
-from keras_lowbit import QuantizedModel
+from keras_lowbit import QuantizedModel, load_tflite
 from keras_lowbit.export import flatbuffer, integer_reference, runtimes
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, read_containers, runtimes_for
 from keras_lowbit.export.ir import Program
@@ -88,8 +88,10 @@ def test_what_is_exported(packing: str, qmodel: QuantizedModel, target: str) -> 
             except ValueError as error:  # scales that no kernel takes are refused by layer name
                 assert re.search("(Layer|layers) .*_[0-9]+'", str(error)), error
                 reject()
-            blob = path.read_bytes()
+            blob, stored = path.read_bytes(), load_tflite(path)
         program = qmodel.to_program(read_containers(blob, qmodel.to_program()))
+        for kernel in kernel_names(program).values():
+            np.testing.assert_array_equal(stored[kernel].codes, program.tensors[kernel].data)
         check_file(program, blob, target)
 
 
