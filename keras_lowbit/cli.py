@@ -65,6 +65,8 @@ def _flags() -> flags.FlagValues:
         "output": "The .tflite file to write (quantize) or read.",
         "config": "A JSON file with PTQConfig fields, instead of bit flags.",
         "checkpoint_dir": "Resume from here after a kill.",
+        "accelerator": "report: of --target ethos-u, as Vela names it.",
+        "vela": "report: Vela's executable where it is not in this environment.",
         "saved": "Folder for (quantize) or of (verify, report) the saved simulation.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=options)
@@ -81,7 +83,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer("verbose", 1, "0 silent, 1 bars, 2 a line per unit.", flag_values=options)
     flags.DEFINE_integer("verify_samples", 16, "Samples to prove it on.", flag_values=options)
     flags.DEFINE_boolean("overwrite", False, "Replace existing outputs.", flag_values=options)
-    flags.DEFINE_boolean("json", False, "inspect: the metadata as JSON.", flag_values=options)
+    flags.DEFINE_boolean("json", False, "inspect, report: as JSON.", flag_values=options)
     flags.DEFINE_boolean("help", False, "Show this.", flag_values=options)
     return options
 
@@ -141,8 +143,10 @@ def _report(options: flags.FlagValues) -> int:
     """The deployment report; packing and strip are its own defaults unless given."""
     _require(options, "saved")
     given = {name: options[name].value for name in ("packing", "strip") if options[name].present}
+    given |= {name: options[name].value for name in ("accelerator", "vela")}
     report = load(options.saved).deployment_report(options.target, **given)
-    sys.stdout.write(f"{report}\n")
+    sys.stdout.write(json.dumps(report.to_dict(), indent=1) if options.json else str(report))
+    sys.stdout.write("\n")
     return 0
 
 

@@ -83,6 +83,8 @@ class Converter:
         self.packing = "int8"
         self.strip = "none"
         self.target = "tflm"
+        for name, value in _DEFAULTS.items():
+            setattr(self, name, value)
         self.quantized_model: QuantizedModel | None = None
         self.metadata: dict[str, Any] | None = None
 
@@ -181,7 +183,7 @@ class Converter:
                 )
         known = tf.lite.Optimize
         does = {known.DEFAULT, known.OPTIMIZE_FOR_SIZE, known.OPTIMIZE_FOR_LATENCY}
-        if not self.optimizations or not set(self.optimizations) <= does:
+        if not _is_some_of(self.optimizations, does):
             raise ValueError(
                 "This converter always quantizes, and does nothing else. Set optimizations = "
                 f"[tf.lite.Optimize.DEFAULT]. Received: optimizations={self.optimizations!r}"
@@ -195,7 +197,7 @@ def _check_target_spec(spec: Any) -> None:
         raise ValueError(
             f"`target_spec` must be a tf.lite.TargetSpec. Received: {type(spec).__name__}"
         )
-    if set(spec.supported_ops) != {int8}:
+    if not _is_some_of(spec.supported_ops, {int8}):
         raise ValueError(
             "The exported file has int8 operators only. Set target_spec.supported_ops = "
             "[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]. "
@@ -214,6 +216,10 @@ def _check_target_spec(spec: Any) -> None:
                 f"keras_lowbit has no equivalent of `target_spec.{name}`: remove the line. "
                 f"Received: target_spec.{name}={value!r}"
             )
+
+
+def _is_some_of(given: Any, known: set[Any]) -> bool:
+    return isinstance(given, (list, tuple, set)) and bool(given) and set(given) <= known
 
 
 def _is_int8(kind: Any) -> bool:

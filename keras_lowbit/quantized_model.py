@@ -94,6 +94,7 @@ class QuantizedModel:
             "calibration_samples": self.calibration_samples,
         }  # fmt: skip
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             temporary = Path(folder) / target.name
             temporary.mkdir()
@@ -140,7 +141,7 @@ class QuantizedModel:
         from keras_lowbit.export.c_source import c_source
         from keras_lowbit.export.containers import check_options, choose_containers
         from keras_lowbit.export.flatbuffer import write
-        from keras_lowbit.export.metadata import build_metadata
+        from keras_lowbit.export.metadata import METADATA_SEAL, build_metadata, digest
         from keras_lowbit.export.model_file import SEAL, fingerprint
         from keras_lowbit.export.output_files import output_paths
 
@@ -161,6 +162,7 @@ class QuantizedModel:
             header, source = c_source(Path(path).stem, blob, program, producer)
             contents = [source.encode(), header.encode()]
         if strip != "none":
+            metadata[METADATA_SEAL] = digest(metadata)
             contents.append(json.dumps(metadata, indent=1).encode())
         for file, content in zip(paths, contents, strict=True):
             _replace(file, content)
@@ -265,21 +267,26 @@ def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _free(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The path, in a folder that exists; nothing is overwritten without being asked."""
+    """The path; nothing is overwritten without being asked."""
     target = Path(path)
     if target.exists() and not overwrite:
         raise ValueError(
             f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then move it there."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(
+            f"The file cannot be written: {error.strerror}. Received: {str(path)!r}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -232,3 +232,15 @@ def test_every_documented_default_of_tf_lites_converter_may_be_set(model: Any) -
 def test_concrete_functions_are_refused() -> None:
     with pytest.raises(ValueError, match="call from_keras_model"):
         Converter.from_concrete_functions([])
+
+
+def test_one_value_instead_of_a_list_is_refused_by_name(model: Any, samples: np.ndarray) -> None:
+    converter = configured(model, lambda: ([x[None]] for x in samples))
+    assert converter.allow_custom_ops is False  # readable, as TFLiteConverter's
+    converter.optimizations = tf.lite.Optimize.DEFAULT
+    with pytest.raises(ValueError, match="Received: optimizations="):
+        converter.convert()
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+    with pytest.raises(ValueError, match=r"Received: target_spec\.supported_ops="):
+        converter.convert()

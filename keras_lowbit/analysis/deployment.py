@@ -13,7 +13,7 @@ import numpy as np
 from keras_lowbit.accounting import Cost
 from keras_lowbit.export import runtimes
 from keras_lowbit.export.arena import Arena, measure_arena
-from keras_lowbit.export.containers import runtimes_for
+from keras_lowbit.export.containers import read_containers, runtimes_for
 from keras_lowbit.export.contents import FileBytes, file_bytes, resolver_calls
 from keras_lowbit.export.ir import Program
 from keras_lowbit.export.packing import kernel_names
@@ -156,12 +156,12 @@ def deployment_report(
             f"Received: target={target!r}, accelerator={accelerator!r}, vela={vela!r}"
         )
     command = vela_command(vela)
-    strip = strip or _SMALLEST_STRIP.get(target, "none")
+    strip = _SMALLEST_STRIP.get(target, "none") if strip is None else strip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         qmodel.export(path, packing=packing, strip=strip, target=target)
         blob = path.read_bytes()
-    program = qmodel.to_program()
+    program = qmodel.to_program(read_containers(blob, qmodel.to_program()))
     arena: Arena | None = None
     compiled: VelaResult | None = None
     operators: tuple[str, ...] = ()

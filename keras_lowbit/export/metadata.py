@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from keras_lowbit.export.model_file import (
 from keras_lowbit.export.packing import INTEGER_BITS, kernel_names
 
 METADATA_NAME = "KERAS_LOWBIT_METADATA"
+METADATA_SEAL = "metadata_sha256"  # of metadata in a file of their own
 FORMAT = 1
 _FIELDS = {
     **dict.fromkeys(
@@ -113,8 +115,19 @@ def open_model(model: str | os.PathLike[str] | bytes) -> OpenedModel:
                 f"{origin} describes another model than {label}, or one of them is damaged: export it "
                 f"again. Received: {SEAL}={metadata.get(SEAL)!r} for {fingerprint(blob)!r}."
             )
+        if metadata.get(METADATA_SEAL) != digest(metadata):
+            raise ValueError(
+                f"{origin} was changed since it was written; export the model again. "
+                f"Received: {METADATA_SEAL}={metadata.get(METADATA_SEAL)!r}"
+            )
     _check_entries(metadata, unpacked, origin)
     return OpenedModel(blob, unpacked, metadata)
+
+
+def digest(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of metadata that stand in a file of their own, however it is laid out."""
+    content = {key: value for key, value in metadata.items() if key != METADATA_SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _parse(entry: bytes, label: str) -> dict[str, Any]:

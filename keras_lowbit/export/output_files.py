@@ -20,7 +20,7 @@ def output_paths(
       strip, format, target: as there.
 
     Raises:
-      ValueError: there is no such format, the target does not take it, or the path has no stem.
+      ValueError: there is no such format, the target does not take it, the path has no stem, or is a folder.
     """
     model = pathlib.Path(path)
     if format not in FORMATS:
@@ -35,4 +35,8 @@ def output_paths(
         if not model.stem:
             raise ValueError(f"C source needs a file name. Received: {str(path)!r}")
         paths = (model.with_suffix(".cc"), model.with_suffix(".h"))
-    return paths if strip == "none" else (*paths, sidecar_path(paths[0]))
+    paths = paths if strip == "none" else (*paths, sidecar_path(paths[0]))
+    folders = [str(file) for file in paths if file.is_dir()]
+    if folders:
+        raise ValueError(f"A file cannot take the place of a folder. Received: {folders}")
+    return paths

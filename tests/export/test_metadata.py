@@ -7,7 +7,7 @@ import pytest
 from programs import Builder
 
 from keras_lowbit.export import flatbuffer
-from keras_lowbit.export.metadata import METADATA_NAME, build_metadata, read_metadata
+from keras_lowbit.export.metadata import METADATA_NAME, build_metadata, digest, read_metadata
 from keras_lowbit.export.model_file import fingerprint
 
 
@@ -111,15 +111,24 @@ def test_metadata_of_other_bytes_say_so(program):
         ("?", "m.tflite.json' has metadata that are not JSON"),
         ("[1]", r"another format than 1.*Received: \[1\]"),
         ('{"format": 1}', "describes another model"),
-        ('{"format": 1, "model_sha256": SEAL}', "metadata without tensors"),
-        ('{"format": 1, "model_sha256": SEAL, "tensors": {"a": 3}}', "broken entry for.*'a'"),
-        ('{"format": 1, "model_sha256": SEAL, "tensors": {"a": {"index": 0}}}', "broken entry"),
+        ('{"format": 1, "model_sha256": SEAL, "tensors": {}}', "changed since it was written"),
+        ('{"format": 1, "model_sha256": SEAL, "metadata_sha256": OWN}', "metadata without tensors"),
+        (
+            '{"format": 1, "model_sha256": SEAL, "metadata_sha256": OWN, "tensors": {"a": 3}}',
+            "broken entry for.*'a'",
+        ),
+        (
+            '{"format": 1, "model_sha256": SEAL, "metadata_sha256": OWN, "tensors": {"a": {"index": 0}}}',
+            "broken entry",
+        ),
     ],
 )
 def test_damaged_side_cars_say_so(program, text, message, tmp_path):
     blob = flatbuffer.write(program, None, {}, "names")
     (tmp_path / "m.tflite").write_bytes(blob)
     text = text.replace("SEAL", json.dumps(fingerprint(blob)))
+    if "OWN" in text:
+        text = text.replace("OWN", json.dumps(digest(json.loads(text.replace("OWN", "0")))))
     (tmp_path / "m.tflite.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_metadata(tmp_path / "m.tflite")

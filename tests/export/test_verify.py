@@ -10,7 +10,8 @@ from programs import Builder, random_inputs
 
 from keras_lowbit.export import flatbuffer, runtimes
 from keras_lowbit.export.ir import Program
-from keras_lowbit.export.verify import RuntimeResult, Verification, verify
+from keras_lowbit.export.packing import kernel_names
+from keras_lowbit.export.verify import TWIN, RuntimeResult, Verification, verify
 
 needs_tflm = pytest.mark.skipif(
     "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
@@ -182,3 +183,22 @@ def test_verify_refuses_other_counts_of_arrays():
         verify(program, blob, [])
     with pytest.raises(ValueError, match="one array per program output"):
         verify(program, blob, random_inputs(program, 1), [])
+
+
+@needs_tflm
+def test_a_file_that_tflm_cannot_run_is_proven_through_its_int8_twin():
+    """Several dense layers: LiteRT's codes wander from the reference by more than one."""
+    build = Builder(0, 4, width=4)
+    tensor = build.input((1, 48))
+    for _ in range(6):
+        tensor = build.dense(tensor, 48)
+    program = build.program(tensor)
+    blob = flatbuffer.write(program, None, dict.fromkeys(kernel_names(program), "int4"))
+    inputs = random_inputs(program, 64)
+    result = verify(program, blob, inputs, runtime_names=("litert_ref", "litert"))
+    assert result.runtimes["litert_ref"].mismatches > 0
+    assert result.runtimes["litert_ref"].unlike_twin == 0
+    assert result.runtimes[TWIN].mismatches == 0
+    assert result.ok and "exact" in str(result) and "TFLM cannot run this packing" in str(result)
+    broken = dataclasses.replace(result.runtimes["litert_ref"], unlike_twin=1)
+    assert not Verification({**result.runtimes, "litert_ref": broken}, 64).ok
