@@ -81,9 +81,4 @@ def _shifted(x: tf.Tensor, axis: int, seed: tf.Tensor) -> tf.Tensor:
         (tf.shape(x)[0], 1), seed, -largest, largest + 1, dtype=tf.int32
     )
     places = tf.clip_by_value(tf.range(size) + offsets, 0, size - 1)
-    if axis == 1:
-        return tf.gather(x, places, axis=1, batch_dims=1)
-    swapped = [0, axis, *(i for i in range(1, len(x.shape)) if i != axis)]
-    back = [swapped.index(i) for i in range(len(x.shape))]
-    moved = tf.gather(tf.transpose(x, swapped), places, axis=1, batch_dims=1)
-    return tf.transpose(moved, back)
+    return tf.gather(x, places, axis=axis, batch_dims=1)
