@@ -268,8 +268,9 @@ def _probability(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     if op.kind == "SOFTMAX":
         scale = op.option("beta") * _first_scale(inputs[0])
         _expect(op, scale > 2**-26, "beta times the input scale above 2^-26", scale)
-    else:  # from there on, TFLM maps 0 to 0, not to a half
-        _expect(op, _first_scale(inputs[0]) < 8, "an input scale below 8", _first_scale(inputs[0]))
+    else:  # above, TFLM maps 0 to 0, not to a half; below, it shifts by a negative amount
+        scale = _first_scale(inputs[0])
+        _expect(op, 2**-28 <= scale < 8, "an input scale of 2^-28 or more and below 8", scale)
     fixed = output.zero_point == -128 and _first_scale(output) == 1 / 256
     _expect(
         op,

@@ -206,6 +206,14 @@ def test_logistic_equals_tflm_on_all_codes(scale):
 
 
 @needs_tflm
+@pytest.mark.parametrize("scale", [2**-28, 7.999])
+def test_logistic_equals_tflm_up_to_the_limits_of_its_scale(scale):
+    build = Builder(1, 8)
+    source = build.input((1, 1000), scale=scale, zero_point=-3)
+    assert_equals_tflm(build.program(build.probability("LOGISTIC", source)))
+
+
+@needs_tflm
 @pytest.mark.parametrize("bits", BITS)
 def test_a_residual_network_equals_tflm(bits):
     build = Builder(bits, bits)

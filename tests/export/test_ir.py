@@ -166,8 +166,11 @@ BREAKS = {
     "beta times the input scale": lambda b, x: b.probability(
         "SOFTMAX", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 1e-8, 0))
     ),
-    "an input scale below 8": lambda b, x: b.probability(
+    "2.-28 or more and below 8": lambda b, x: b.probability(
         "LOGISTIC", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 8, 0))
+    ),
+    "an input scale of 2.-28": lambda b, x: b.probability(
+        "LOGISTIC", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 2**-28.01, 0))
     ),
     "equal shapes": lambda b, x: b.apply("ADD", (x, b.input((1, 1, 1, 4))), b.like(x)),
     "an axis other than the batch": lambda b, x: b.apply(
