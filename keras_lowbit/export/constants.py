@@ -52,7 +52,7 @@ def kernel_and_bias(
       codes: its kernel in TFLite's layout.
       axis: of that layout which counts output channels.
       spec: the kernel's grid.
-      values: by the names of ``Student.variables``.
+      values: by the names of ``Student.values``.
       source: the tensor it reads, whose scale the bias depends on.
       method: how the kernel was found, for the metadata.
       container: of the kernel in the file; its integers fit there.

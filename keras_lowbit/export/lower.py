@@ -27,7 +27,7 @@ def lower(
     Args:
       graph: folded, with ``Quantize`` nodes.
       placement: its quantizers.
-      values: kernels, biases, scales and zero points by the names of ``Student.variables``.
+      values: kernels, biases, scales and zero points by the names of ``Student.values``.
       methods: "weight" and "activation": how the values were found, for the metadata.
       containers: of the kernels in the file, by layer; "int8" unless given.
 

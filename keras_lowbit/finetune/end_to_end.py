@@ -139,5 +139,5 @@ def _tuned_bias(student: Student, name: str) -> TunedBias:
     relu = fused_relu(student.graph, student.graph[name])
     group = student.placement.groups[relu.name if relu else name]
     quantizer = student.activation_quantizers[group]
-    span = quantizer.variables["scale"].numpy() * (quantizer.spec.qmax - quantizer.spec.qmin)
+    span = quantizer.scale().numpy() * (quantizer.spec.qmax - quantizer.spec.qmin)
     return TunedBias.of(student.biases[name], float(span))

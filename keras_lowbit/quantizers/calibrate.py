@@ -66,10 +66,9 @@ def calibrate(
     inputs = [inputs] if isinstance(inputs, np.ndarray) else inputs
     weights, activations = quantizers_of(model)
     for kernel, weight in weights:
-        if not np.isnan(weight.variables["scale"].numpy()).all():
-            continue
-        weight.variables["scale"].assign(weight_scale(kernel.numpy(), weight.spec, weight_range))
-    waiting = [a for a in activations if np.isnan(a.variables["scale"].numpy())]
+        if np.isnan(weight.scale().numpy()).all():
+            weight.set_scale(weight_scale(kernel.numpy(), weight.spec, weight_range))
+    waiting = [a for a in activations if np.isnan(a.scale().numpy())]
     num_samples = len(inputs[0])
     observers = [
         _Observer(num_samples, np.random.default_rng([seed, index]))
@@ -107,5 +106,5 @@ def _set_range(quantizer: Any, observer: _Observer, method: str) -> None:
     spec: TensorSpec = quantizer.spec
     values = np.concatenate(observer.sample)
     scale, zero_point = activation_range(values, observer.low, observer.high, spec, method)
-    quantizer.variables["scale"].assign(scale)
+    quantizer.set_scale(scale)
     quantizer.variables["zero_point"].assign(float(zero_point))

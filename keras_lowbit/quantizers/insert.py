@@ -44,15 +44,18 @@ class Student:
     activation_quantizers: dict[str, ActivationQuantizer]
 
     def variables(self) -> dict[str, Any]:
-        """Every variable that quantization may change, by a stable name."""
+        """Every variable but scales that quantization may change, by a stable name."""
         named = {f"{name}/kernel": variable for name, variable in self.kernels.items()}
         named |= {f"{name}/bias": variable for name, variable in self.biases.items()}
-        for name, weight in self.weight_quantizers.items():
-            named[f"{name}/kernel_scale"] = weight.variables["scale"]
         for name, activation in self.activation_quantizers.items():
-            named[f"{name}/output_scale"] = activation.variables["scale"]
             named[f"{name}/output_zero_point"] = activation.variables["zero_point"]
         return named
+
+    def scales(self) -> dict[str, WeightQuantizer | ActivationQuantizer]:
+        """Whose scale it is, by a stable name."""
+        weights, activations = self.weight_quantizers.items(), self.activation_quantizers.items()
+        named: dict[str, Any] = {f"{name}/kernel_scale": weight for name, weight in weights}
+        return named | {f"{name}/output_scale": activation for name, activation in activations}
 
     def make_room_for_biases(self) -> None:
         """Raise weight scales, of dead channels mostly, whose int32 bias would overflow.
@@ -62,21 +65,25 @@ class Student:
         """
         for name, bias in self.biases.items():
             quantizer = self.weight_quantizers[name]
-            source = self.activation_quantizers[self.placement.inputs[name]].variables["scale"]
-            scale = quantizer.variables["scale"].numpy()
+            source = self.activation_quantizers[self.placement.inputs[name]].scale()
+            scale = quantizer.scale().numpy()
             unit = source.numpy() * LARGEST_BIAS / 2.0 ** (8 - quantizer.spec.bits)
             least = np.abs(bias.numpy()).reshape(scale.shape) / unit
-            quantizer.variables["scale"].assign(np.maximum(scale, least.astype(np.float32)))
+            quantizer.set_scale(np.maximum(scale, least.astype(np.float32)))
 
     def values(self) -> dict[str, np.ndarray]:
-        """A copy of the values of :meth:`variables`, float32."""
-        return {name: variable.numpy() for name, variable in self.variables().items()}
+        """A copy of the values of :meth:`variables` and :meth:`scales`, float32."""
+        values = {name: variable.numpy() for name, variable in self.variables().items()}
+        return values | {name: quantizer.scale().numpy() for name, quantizer in self.scales().items()}
 
     def assign(self, values: dict[str, np.ndarray]) -> None:
-        """Set some of :meth:`variables` by name."""
-        variables = self.variables()
+        """Set some of :meth:`values` by name."""
+        variables, scales = self.variables(), self.scales()
         for name, value in values.items():
-            variables[name].assign(value)
+            if name in scales:
+                scales[name].set_scale(value)
+            else:
+                variables[name].assign(value)
 
     def tensor(self, name: str) -> Any:
         """The symbolic output of node ``name``, quantized where it has a quantizer."""
@@ -93,7 +100,7 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
       placement: of the same graph.
     """
     activations = {
-        name: ActivationQuantizer(spec.bits, spec.unsigned)
+        name: ActivationQuantizer(spec.bits, spec.unsigned, graph[name].kind not in FIXED_RANGE)
         for name, spec in placement.activations.items()
     }
     kernels: dict[str, Any] = {}
@@ -120,7 +127,7 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
     weights = {name: configs[name].weight_quantizer for name in placement.weights}
     for node in graph.nodes:
         if node.kind in FIXED_RANGE:
-            variables = activations[placement.groups[node.name]].variables
-            variables["scale"].assign(1.0 / 256.0)
-            variables["zero_point"].assign(0.0)
+            quantizer = activations[placement.groups[node.name]]
+            quantizer.set_scale(1.0 / 256.0)
+            quantizer.variables["zero_point"].assign(0.0)
     return Student(model, graph, placement, kernels, biases, weights, activations)

@@ -3,6 +3,10 @@
 Both hold a ``scale`` (and zero point) as variables of the wrapped layer, start as NaN so that an
 uncalibrated model fails loudly, ignore the training flag, and have one ``rule`` slot: a function
 that stands in for rounding to nearest while ranges are observed or a unit is reconstructed.
+
+``Model.fit`` trains a ``log_factor`` instead of the scale: the scale in use is ``scale *
+exp(log_factor)``. So a step of an optimizer with steps of a given size (Adam) changes every scale by
+the same share, whatever its size, and no step makes one negative.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ with tfmot_imported_quietly():
 
 Rule = Callable[[tf.Tensor], tf.Tensor]
 NOT_CALIBRATED = keras.initializers.Constant(float("nan"))
+LARGEST_LOG_FACTOR = 4.0  # 55 times the scale, or a 55th
 
 
 class _LowBitQuantizer(tfmot_quantizers.Quantizer):
@@ -31,6 +36,7 @@ class _LowBitQuantizer(tfmot_quantizers.Quantizer):
         self.spec = spec
         self.rule: Rule | None = None
         self.variables: dict[str, tf.Variable] = {}
+        self.log_factor: tf.Variable | None = None
 
     def __call__(
         self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
@@ -39,7 +45,25 @@ class _LowBitQuantizer(tfmot_quantizers.Quantizer):
         if self.rule is not None:
             return self.rule(inputs)
         zero_point = weights.get("zero_point", 0.0)
-        return fake_quantize(inputs, weights["scale"], zero_point, self.spec.qmin, self.spec.qmax)
+        scale = self.trained(weights["scale"])
+        return fake_quantize(inputs, scale, zero_point, self.spec.qmin, self.spec.qmax)
+
+    def scale(self) -> tf.Tensor:
+        """The scale in use, as calibrated, reconstructed and trained so far; float32."""
+        return self.trained(self.variables["scale"])
+
+    def trained(self, scale: tf.Tensor) -> tf.Tensor:
+        """What ``fit`` has made of a scale."""
+        if self.log_factor is None:
+            return tf.convert_to_tensor(scale)
+        limit = LARGEST_LOG_FACTOR
+        return scale * tf.exp(tf.clip_by_value(self.log_factor, -limit, limit))
+
+    def set_scale(self, value: Any) -> None:
+        """Use this scale from now on."""
+        self.variables["scale"].assign(value)
+        if self.log_factor is not None:
+            self.log_factor.assign(tf.zeros_like(self.log_factor))
 
     @contextmanager
     def following(self, rule: Rule) -> Iterator[None]:
@@ -54,6 +78,14 @@ class _LowBitQuantizer(tfmot_quantizers.Quantizer):
         return type(self) is type(other) and self.get_config() == other.get_config()
 
     __hash__ = object.__hash__
+
+
+def _log_factor(layer: Any, name: str, shape: tuple[int, ...]) -> tf.Variable:
+    """A trainable variable of the layer inside a wrapper, and not among the ``variables``: those of the
+    wrapper come before the bias or behind it, as the layer inside was built first or not, and
+    weights could not be set by their position."""
+    owner = getattr(layer, "layer", layer)
+    return owner.add_weight(f"{name}_log_factor", shape=shape, initializer="zeros")
 
 
 @keras.utils.register_keras_serializable(package="keras_lowbit")
@@ -80,6 +112,7 @@ class WeightQuantizer(_LowBitQuantizer):
                 f"{name}_scale", shape=shape, initializer=NOT_CALIBRATED, trainable=False
             )
         }
+        self.log_factor = _log_factor(layer, name, shape)
         return self.variables
 
     def get_config(self) -> dict[str, Any]:
@@ -96,10 +129,12 @@ class ActivationQuantizer(_LowBitQuantizer):
     Args:
       bits: 2..8.
       unsigned: the tensor is never negative; its zero point stays 0.
+      learns: ``fit`` trains the scale; False where the runtimes fix it. It never trains zero points.
     """
 
-    def __init__(self, bits: int, unsigned: bool = False) -> None:
+    def __init__(self, bits: int, unsigned: bool = False, learns: bool = True) -> None:
         super().__init__(TensorSpec(bits, symmetric=False, unsigned=unsigned))
+        self.learns = learns
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         if not self.variables:
@@ -109,10 +144,12 @@ class ActivationQuantizer(_LowBitQuantizer):
                 )
                 for key in ("scale", "zero_point")
             }
+            if self.learns:
+                self.log_factor = _log_factor(layer, name, ())
         return self.variables
 
     def get_config(self) -> dict[str, Any]:
-        return {"bits": self.spec.bits, "unsigned": self.spec.unsigned}
+        return {"bits": self.spec.bits, "unsigned": self.spec.unsigned, "learns": self.learns}
 
 
 class AverageQuantizer(_LowBitQuantizer):
@@ -141,7 +178,7 @@ class AverageQuantizer(_LowBitQuantizer):
     ) -> tf.Tensor:
         if self.source.rule is not None:
             return self.source.rule(inputs)
-        scale, shift = weights["scale"], weights["zero_point"] + float(self.offset)
+        scale, shift = self.source.trained(weights["scale"]), weights["zero_point"] + float(self.offset)
         code = inputs / scale + shift
         exact = tf.round(code * self._RESOLUTION) / self._RESOLUTION
         away = tf.sign(exact) * tf.floor(tf.abs(exact) + 0.5)

@@ -67,8 +67,8 @@ def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
 
 def _walk(quantizer: Any, output_error: Callable[[], float]) -> None:
     """Stretch and shrink the range, both ends together and each by itself, while it helps."""
-    spec, variables = quantizer.spec, quantizer.variables
-    scale, zero_point = float(variables["scale"]), float(variables["zero_point"])
+    spec = quantizer.spec
+    scale, zero_point = float(quantizer.scale()), float(quantizer.variables["zero_point"])
     best = ((spec.qmin - zero_point) * scale, (spec.qmax - zero_point) * scale)
     least = output_error()
 
@@ -98,7 +98,7 @@ def _walk(quantizer: Any, output_error: Callable[[], float]) -> None:
 
 def _set(quantizer: Any, ends: Ends) -> None:
     scale, zero_point = affine(*ends, quantizer.spec)
-    quantizer.variables["scale"].assign(scale)
+    quantizer.set_scale(scale)
     quantizer.variables["zero_point"].assign(float(zero_point))
 
 

@@ -209,10 +209,10 @@ def _solve(
             node, ((x_hat, x) for (x_hat,), (x,) in zip(quantized, wanted, strict=True))
         )
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        grid = Grid(quantizer.spec, quantizer.variables["scale"].value())
+        grid = Grid(quantizer.spec, quantizer.scale())
         hard, scale = variable.solve(kernel.numpy(), grid, moments)
         kernel.assign(hard)
-        quantizer.variables["scale"].assign(scale)
+        quantizer.set_scale(scale)
 
 
 def relative_error(

@@ -41,7 +41,7 @@ class Attached:
         """Write the final values into the model; nothing else remains of the variable."""
         tensor = None if self.tensor is None else self.tensor.value()
         hard, grid = self.variable.harden(tensor, self.grid, self.state)
-        self.quantizer.variables["scale"].assign(grid.scale)
+        self.quantizer.set_scale(grid.scale)
         if self.tensor is None:
             self.quantizer.variables["zero_point"].assign(grid.zero_point)
         else:
@@ -84,13 +84,12 @@ def attach(
     attached = []
     for name in layers if weight else ():
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        grid = Grid(quantizer.spec, quantizer.variables["scale"].value())
+        grid = Grid(quantizer.spec, quantizer.scale())
         state = weight.init(kernel.value(), grid)  # type: ignore[union-attr]
         attached.append(Attached(weight, quantizer, kernel, grid, state))  # type: ignore[arg-type]
     for name in sorted(groups) if activation else ():
         moving = student.activation_quantizers[name]
-        values = moving.variables
-        grid = Grid(moving.spec, values["scale"].value(), values["zero_point"].value())
+        grid = Grid(moving.spec, moving.scale(), moving.variables["zero_point"].value())
         state = activation.init(None, grid)  # type: ignore[union-attr]
         attached.append(Attached(activation, moving, None, grid, state))  # type: ignore[arg-type]
     return attached

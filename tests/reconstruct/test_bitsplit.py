@@ -164,7 +164,7 @@ def test_a_layer(kind: str, bits: int) -> None:
     record = first.history[0]
     assert record["error_after"] < record["error_before"]
     student = first.student
-    kernel, scale = student.kernels["x"].numpy(), student.variables()["x/kernel_scale"].numpy()
+    kernel, scale = student.kernels["x"].numpy(), student.values()["x/kernel_scale"]
     codes = np.rint(kernel / scale)
     assert np.abs(codes).max() <= 2 ** (bits - 1) - 1
     np.testing.assert_array_equal(kernel, codes * scale)

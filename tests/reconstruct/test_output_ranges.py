@@ -42,7 +42,7 @@ def test_a_loud_feature_that_does_not_count() -> None:
     by_output = pipelines.quantized(model, config(activation_range="output"), data=x)
     (name,) = by_tensor.student.graph.inputs
     ends = [
-        15 * float(qmodel.student.variables()[f"{name}/output_scale"])
+        15 * float(qmodel.student.values()[f"{name}/output_scale"])
         for qmodel in (by_tensor, by_output)
     ]
     assert ends[0] > 100

@@ -1,0 +1,102 @@
+"""``fit`` with labels after ``quantize``: what it trains, and that what it has learned is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pipelines
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import keras_lowbit
+from keras_lowbit.export.constants import kernel_codes
+
+network = networks.chain(
+    (6, 6, 2), lambda k: k.Conv2D(4, 3, use_bias=False, name="first"),
+    lambda k: k.BatchNormalization(name="norm"), lambda k: k.ReLU(name="first_relu"),
+    lambda k: k.AveragePooling2D(name="pool"), lambda k: k.Flatten(name="flat"),
+    lambda k: k.Dense(2, activation="softmax", name="last"),
+)  # fmt: skip
+
+
+def quantized(bits: int = 3) -> tuple[keras_lowbit.QuantizedModel, np.ndarray, np.ndarray]:
+    """A small classifier, and samples with labels that it does not know yet."""
+    model = networks.randomize(network(tf_keras))
+    x = networks.samples(model, 64)[0]
+    return (
+        pipelines.quantized(model, pipelines.ranges_only(bits), data=x),
+        x,
+        (x[:, :3].mean((1, 2, 3)) > x[:, 3:].mean((1, 2, 3))).astype(int),
+    )
+
+
+def fitted(optimizer: Any) -> tuple[Any, np.ndarray, dict[str, np.ndarray], float]:
+    qmodel, x, labels = quantized()
+    before = qmodel.student.values()
+    qmodel.model.compile(optimizer, "sparse_categorical_crossentropy")
+    first = qmodel.model.evaluate(x, labels, verbose=0)
+    qmodel.model.fit(x, labels, epochs=8, batch_size=16, verbose=0)
+    return qmodel, x, before, qmodel.model.evaluate(x, labels, verbose=0) - first
+
+
+def test_kernels_biases_and_scales_learn_and_the_file_has_them(tmp_path: Path) -> None:
+    teacher = networks.outputs(quantized()[0].teacher, [quantized()[1]])[0]
+    qmodel, x, before, change = fitted(tf_keras.optimizers.Adam(0.01))
+    assert change < -0.02
+    student, after = qmodel.student, qmodel.student.values()
+    for name, value in after.items():
+        learns = not name.endswith("zero_point") and name != "last_softmax/output_scale"
+        assert np.any(value != before[name]) == learns, name
+        assert not name.endswith("_scale") or (value > 0).all()
+    assert after["last_softmax/output_scale"] == np.float32(1 / 256)
+    # The kernels are off their grids, and the file has the codes that the simulation rounds them to.
+    for name, quantizer in student.weight_quantizers.items():
+        codes = kernel_codes(name, quantizer.spec, after).astype(np.float32)
+        assert np.abs(after[f"{name}/kernel"] / quantizer.scale() - codes).max() > 0.01
+        rounded = quantizer(student.kernels[name], False, quantizer.variables).numpy()
+        np.testing.assert_array_equal(rounded, codes * quantizer.scale().numpy())
+    pipelines.prove(qmodel, tmp_path)
+    for name, (simulated, reference) in pipelines.codes_by_tensor(qmodel).items():
+        assert np.abs(simulated - reference).max() <= 1, name
+    np.testing.assert_array_equal(networks.outputs(qmodel.teacher, [x])[0], teacher)
+
+
+def test_saved_and_loaded_after_training(tmp_path: Path) -> None:
+    qmodel, x, _, _ = fitted(tf_keras.optimizers.SGD(0.1, momentum=0.9))
+    qmodel.save(tmp_path / "saved")
+    loaded = keras_lowbit.load(tmp_path / "saved")
+    for name, value in loaded.student.values().items():
+        np.testing.assert_array_equal(value, qmodel.student.values()[name])
+    np.testing.assert_array_equal(*(networks.outputs(q.model, [x])[0] for q in (qmodel, loaded)))
+    files = []
+    for q in (qmodel, loaded):
+        q.export(tmp_path / "m.tflite", overwrite=True)
+        files.append((tmp_path / "m.tflite").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("step", [1e6, -1e6])
+def test_no_step_makes_a_scale_negative_or_infinite(step: float, tmp_path: Path) -> None:
+    qmodel, x, _ = quantized()
+    before = qmodel.student.values()
+    for quantizer in qmodel.student.scales().values():
+        if quantizer.log_factor is not None:
+            quantizer.log_factor.assign_add(tf.fill(quantizer.log_factor.shape, step))
+    after = qmodel.student.values()
+    name = "first/kernel_scale"
+    np.testing.assert_allclose(after[name], before[name] * np.exp(4 * np.sign(step)), rtol=1e-5)
+    assert np.isfinite(networks.outputs(qmodel.model, [x])[0]).all()
+    qmodel.export(tmp_path / "m.tflite")
+
+
+def test_averages_stay_on_the_grid_that_is_trained() -> None:
+    qmodel, x, _ = quantized()
+    quantizer = qmodel.student.activation_quantizers["first_relu"]
+    quantizer.log_factor.assign(0.3)
+    part = tf_keras.Model(qmodel.model.inputs, qmodel.student.tensor("pool"))
+    codes = part(x).numpy() / quantizer.scale().numpy()
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
