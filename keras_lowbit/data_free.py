@@ -26,6 +26,7 @@ from keras_lowbit._keras import keras
 from keras_lowbit.graph import Graph, Node, build
 
 SOURCE = "synthetic: random inputs matched to batch-norm statistics, no data"
+SAMPLES = 256  # more take long to make, and are much alike
 BATCH = 128
 STEPS = 200
 LEARNING_RATE = 0.1  # in units of the input's width
@@ -62,7 +63,7 @@ def synthesize(graph: Graph, count: int, seed: int = 0) -> list[np.ndarray]:
       >>> synthesize(read(model), 256)[0].shape
       (256, 32, 32, 3)
     """
-    norms = _trained_norms(graph)
+    norms = trained_norms(graph)
     divergence = _divergence(graph, norms)
     generator = np.random.default_rng(seed)
     shapes = [(BATCH, *graph[name].shape) for name in graph.inputs]
@@ -83,8 +84,12 @@ def synthesize(graph: Graph, count: int, seed: int = 0) -> list[np.ndarray]:
     return samples
 
 
-def _trained_norms(graph: Graph) -> list[Node]:
-    """The batch norms that have seen data, after a check that every input leads to one."""
+def trained_norms(graph: Graph) -> list[Node]:
+    """The batch norms that have seen data.
+
+    Raises:
+      ValueError: an input that leads to none of them; the message names it.
+    """
     norms = [node for node in graph.nodes if node.kind == "BatchNormalization"]
     norms = [n for n in norms if n.weights["mean"].any() or (n.weights["variance"] != 1.0).any()]
     seen: set[str] = set()

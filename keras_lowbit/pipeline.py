@@ -15,6 +15,7 @@ from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
 from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.data_free import SAMPLES, SOURCE, synthesize, trained_norms
 from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
@@ -33,7 +34,7 @@ from keras_lowbit.version import __version__
 
 def quantize(
     model: Any,
-    calib_ds: Any,
+    calib_ds: Any = None,
     weight_bits: int | None = None,
     activation_bits: int | None = None,
     *,
@@ -49,7 +50,9 @@ def quantize(
       model: Functional or Sequential model of tf_keras or Keras 3, or the path of one (``.keras``,
         ``.h5``, SavedModel). It is not modified.
       calib_ds: calibration samples: ``tf.data.Dataset`` of ``x``, ``(x, y)`` or dicts, NumPy array,
-        list of arrays, generator or Keras ``Sequence``. Labels are ignored.
+        list of arrays, generator or Keras ``Sequence``. Labels are ignored. None, where there are no
+        data at all, makes samples up from the statistics of the model's batch norms, which is
+        worse; they are marked as synthetic in all that is written.
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
       config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
@@ -72,13 +75,19 @@ def quantize(
     model = load_float_model(model)
     source = read(model)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
-    data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
-    inputs = dict(zip(source.inputs, data, strict=True))
+    given = None
+    if calib_ds is None:
+        trained_norms(source)  # refused now, if there are none
+    else:
+        given = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     watching = CallbackList([
         *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
     ])  # fmt: skip
-    checkpoint = _checkpoint(checkpoint_dir, config, source, data, seed)
+    checkpoint = _checkpoint(checkpoint_dir, config, source, given, seed)
     reconstructor = Reconstructor(config, watching, seed, checkpoint)
+    count = min(config.calibration_samples, SAMPLES)
+    data = given or _made_up(source, count, seed, checkpoint)
+    inputs = dict(zip(source.inputs, data, strict=True))
 
     # Step 1: same function, friendlier weights.
     prepared, notes = preprocess(source, config)
@@ -105,7 +114,10 @@ def quantize(
     else:
         student.assign(saved[0])
         records.append(saved[1])
-    return QuantizedModel(student, teacher, config, records, notes, _methods(config), len(data[0]))
+    origin = "" if given else SOURCE
+    return QuantizedModel(
+        student, teacher, config, records, notes, _methods(config), len(data[0]), origin
+    )
 
 
 def _resolve(
@@ -137,11 +149,26 @@ def _methods(config: PTQConfig) -> dict[str, str]:
     return {target: "+".join(names) for target, names in found.items()}
 
 
+def _made_up(
+    source: Graph, count: int, seed: int, checkpoint: Checkpoint | None
+) -> list[np.ndarray]:
+    """Synthetic calibration samples, or those of the run that is resumed."""
+    logging.warning("keras_lowbit: no calibration data: %d samples are made up (%s)", count, SOURCE)
+    saved = checkpoint.load("synthetic_samples") if checkpoint else None
+    if saved is not None:
+        return [saved[0][name] for name in source.inputs]
+    data = synthesize(source, count, seed)
+    if checkpoint:
+        samples = dict(zip(source.inputs, data, strict=True))
+        checkpoint.save("synthetic_samples", samples, {"source": SOURCE})
+    return data
+
+
 def _checkpoint(
     directory: str | os.PathLike[str] | None,
     config: PTQConfig,
     source: Graph,
-    data: list[Any],
+    data: list[Any] | None,
     seed: int,
 ) -> Checkpoint | None:
     if directory is None:
@@ -152,7 +179,8 @@ def _checkpoint(
     fingerprint = {
         **{f"config.{name}": str(value) for name, value in json.loads(config.to_json()).items()},
         "layers": digest([np.frombuffer(structure.encode(), np.uint8)]),
-        "weights": digest(weights), "calibration data": digest(data), "seed": str(seed),
+        "weights": digest(weights),
+        "calibration data": SOURCE if data is None else digest(data), "seed": str(seed),
         "keras_lowbit": __version__,
     }  # fmt: skip
     return Checkpoint(directory, fingerprint)

@@ -36,6 +36,7 @@ class QuantizedModel:
       notes: what became of layers that are no longer there.
       methods: how "weight" and "activation" values were found, for the metadata.
       calibration_samples: how many samples it was made with.
+      calibration_source: where they are from if they are not real; else empty.
     """
 
     student: Student
@@ -45,11 +46,18 @@ class QuantizedModel:
     notes: dict[str, str]
     methods: dict[str, str]
     calibration_samples: int
+    calibration_source: str = ""
 
     @property
     def model(self) -> Any:
         """The simulation as a tf_keras model: predict, evaluate, fit (straight-through gradients)."""
         return self.student.model
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """For the metadata: how many calibration samples, and their source unless they are real."""
+        source = {"source": self.calibration_source} if self.calibration_source else {}
+        return {"samples": self.calibration_samples, **source}
 
     def cost(self) -> Cost:
         """Parameters, MACs, BOPs, bytes; see :class:`keras_lowbit.Cost`."""
@@ -92,6 +100,7 @@ class QuantizedModel:
             "inputs": graph.inputs, "outputs": graph.outputs, "history": self.history,
             "notes": self.notes, "methods": self.methods,
             "calibration_samples": self.calibration_samples,
+            "calibration_source": self.calibration_source,
         }  # fmt: skip
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +152,7 @@ class QuantizedModel:
         from keras_lowbit.export.flatbuffer import write
         from keras_lowbit.export.metadata import METADATA_SEAL, build_metadata, digest
         from keras_lowbit.export.model_file import SEAL, fingerprint
-        from keras_lowbit.export.output_files import output_paths
+        from keras_lowbit.export.output_files import output_paths, replace_file
 
         check_options(packing, strip, target)
         paths = output_paths(path, strip, format, target)
@@ -152,9 +161,7 @@ class QuantizedModel:
         containers = choose_containers(self.to_program, packing, strip, target)
         program = self.to_program(containers)
         producer = f"keras_lowbit {__version__}"
-        metadata = build_metadata(
-            program, producer, containers, calibration={"samples": self.calibration_samples}
-        )
+        metadata = build_metadata(program, producer, containers, calibration=self.calibration)
         blob = write(program, metadata if strip == "none" else None, containers, strip)
         metadata[SEAL] = fingerprint(blob)
         contents = [blob]
@@ -165,7 +172,7 @@ class QuantizedModel:
             metadata[METADATA_SEAL] = digest(metadata)
             contents.append(json.dumps(metadata, indent=1).encode())
         for file, content in zip(paths, contents, strict=True):
-            _replace(file, content)
+            replace_file(file, content)
         return metadata
 
     def to_program(self, containers: Mapping[str, str] | None = None) -> Any:
@@ -242,7 +249,8 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     student = insert_quantizers(graph, place(graph, config))
     student.assign(values)
     kept = (document[k] for k in ("history", "notes", "methods", "calibration_samples"))
-    return QuantizedModel(student, build(graph), config, *kept)
+    source = document.get("calibration_source", "")  # older folders have none
+    return QuantizedModel(student, build(graph), config, *kept, source)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
@@ -274,19 +282,6 @@ def _free(path: str | os.PathLike[str], overwrite: bool) -> Path:
             f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
         )
     return target
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then move it there."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(
-            f"The file cannot be written: {error.strerror}. Received: {str(path)!r}"
-        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ LEVELS = {
     "_keras": 0, "config": 0, "quantizers.numerics": 0,
     "graph": 1, "layer_table": 1, "reader": 1, "callbacks": 1, "quantizers.ranges": 1,
     "quantizers.tensor_quantizers": 1, "reconstruct.variables": 1, "reconstruct.moments": 1,
-    "calibration_data": 2, "accounting": 2, "checkpoint": 2, "preprocess": 2, "quantizers": 2,
+    "calibration_data": 2, "data_free": 2, "accounting": 2, "checkpoint": 2, "preprocess": 2, "quantizers": 2,
     "reconstruct": 2, "finetune": 2,
     "quantized_model": 3, "analysis": 3, "export": 3, "search": 3,
     "version": 0, "preflight": 3, "pipeline": 4,

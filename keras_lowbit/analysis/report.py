@@ -40,6 +40,7 @@ class Report:
     notes: dict[str, str]
     units: tuple[dict[str, Any], ...]
     calibration_samples: int
+    calibration_source: str
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,12 +49,13 @@ class Report:
 
     def __str__(self) -> str:
         width = 2 + max(len(_label(row)) for row in self.rows)
+        source = f" ({self.calibration_source})" if self.calibration_source else ""
         lines = [
             f"{'layer':<{width}}{'kind':<24}{'weights':>8}{'output':>8}{'scale':>12}{'zero':>6}",
             *(_line(row, width) for row in self.rows),
             "",
             *(f"{name}: {note}" for name, note in self.notes.items()),
-            f"Made with {self.calibration_samples} calibration samples. Biases become int32; "
+            f"Made with {self.calibration_samples} calibration samples{source}. Biases become int32; "
             "nothing is left float, and what cannot be quantized was refused before any work.",
             "",
             f"{'unit (error relative to the float output)':<60}{'before':>10}{'after':>10}",
@@ -95,6 +97,7 @@ def report_on(qmodel: QuantizedModel) -> Report:
         dict(qmodel.notes),
         tuple(qmodel.history),
         qmodel.calibration_samples,
+        qmodel.calibration_source,
         qmodel.cost(),
     )
 

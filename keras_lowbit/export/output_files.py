@@ -40,3 +40,16 @@ def output_paths(
     if folders:
         raise ValueError(f"A file cannot take the place of a folder. Received: {folders}")
     return paths
+
+
+def replace_file(path: pathlib.Path, content: bytes) -> None:
+    """Write a file under a temporary name, then move it there."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(
+            f"The file cannot be written: {error.strerror}. Received: {str(path)!r}"
+        ) from error
