@@ -2,6 +2,7 @@
 
 from keras_lowbit import callbacks
 from keras_lowbit.accounting import Cost, cost
+from keras_lowbit.annotated import from_annotated
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.converter import Converter
 from keras_lowbit.export.inspect_file import inspect
@@ -28,6 +29,7 @@ __all__ = [
     "calibrate",
     "callbacks",
     "cost",
+    "from_annotated",
     "inspect",
     "load",
     "load_tflite",

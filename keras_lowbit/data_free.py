@@ -139,7 +139,9 @@ def _starts(white: list[np.ndarray], divergence: Divergence) -> list[_Start]:
     starts = [_Start()] * len(white)
     for index, noise in enumerate(white):
         least = np.inf
-        inputs = [_placed(tf.constant(x, tf.float32), s) for x, s in zip(white, starts, strict=True)]
+        inputs = [
+            _placed(tf.constant(x, tf.float32), s) for x, s in zip(white, starts, strict=True)
+        ]
         for slope in SLOPES if noise.ndim > 2 else SLOPES[:1]:
             smooth = tf.constant(_smoothed(noise, slope))
             for centre, width in itertools.product(CENTRES, WIDTHS):

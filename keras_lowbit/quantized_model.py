@@ -248,9 +248,9 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     graph = Graph(nodes, document["inputs"], document["outputs"])
     student = insert_quantizers(graph, place(graph, config))
     student.assign(values)
-    kept = (document[k] for k in ("history", "notes", "methods", "calibration_samples"))
-    source = document.get("calibration_source", "")  # older folders have none
-    return QuantizedModel(student, build(graph), config, *kept, source)
+    kept = {k: document[k] for k in ("history", "notes", "methods", "calibration_samples")}
+    origin = document.get("calibration_source", "")  # older folders have none
+    return QuantizedModel(student, build(graph), config, calibration_source=origin, **kept)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

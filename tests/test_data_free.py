@@ -73,6 +73,7 @@ def test_a_seed_gives_the_same_samples(
 ) -> None:
     np.testing.assert_array_equal(data_free.synthesize(graph, 128, seed=3)[0], made_up[:128])
     monkeypatch.setattr(data_free, "STEPS", 2)
+    monkeypatch.setattr(data_free, "WIDTHS", (64.0,))
     assert np.abs(data_free.synthesize(graph, 8, seed=4)[0] - made_up[:8]).max() > 1.0
 
 
@@ -80,6 +81,7 @@ def test_it_is_said_wherever_it_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(data_free, "STEPS", 3)
+    monkeypatch.setattr(data_free, "WIDTHS", (64.0,))
     model = trained()
     with caplog.at_level("WARNING", logger="absl"):
         qmodel = keras_lowbit.quantize(
@@ -112,8 +114,11 @@ def test_several_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     image, speed = tf_keras.Input((6, 6, 2), name="image"), tf_keras.Input((3,), name="speed")
     seen = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(layers.Conv2D(4, 3)(image)))
     felt = layers.Dense(4)(speed)
+    monkeypatch.setattr(data_free, "WIDTHS", (1.0,))
     blind = networks.randomize(tf_keras.Model([speed, image], layers.Concatenate()([seen, felt])))
-    with pytest.raises(ValueError, match=r"Pass `calib_ds`.*Received: the inputs \['speed'\], and 1"):
+    with pytest.raises(
+        ValueError, match=r"Pass `calib_ds`.*Received: the inputs \['speed'\], and 1"
+    ):
         keras_lowbit.quantize(blind, verbose=0)
     joined = layers.BatchNormalization()(layers.Concatenate()([seen, felt]))
     model = networks.randomize(tf_keras.Model([speed, image], layers.Dense(2)(joined)))

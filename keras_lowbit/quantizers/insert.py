@@ -74,7 +74,9 @@ class Student:
     def values(self) -> dict[str, np.ndarray]:
         """A copy of the values of :meth:`variables` and :meth:`scales`, float32."""
         values = {name: variable.numpy() for name, variable in self.variables().items()}
-        return values | {name: quantizer.scale().numpy() for name, quantizer in self.scales().items()}
+        return values | {
+            name: quantizer.scale().numpy() for name, quantizer in self.scales().items()
+        }
 
     def assign(self, values: dict[str, np.ndarray]) -> None:
         """Set some of :meth:`values` by name."""

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from keras_lowbit._keras import keras, tfmot_imported_quietly
-from keras_lowbit.layer_table import LAYERS
+from keras_lowbit.graph import role_of
+from keras_lowbit.layer_table import LAYERS, has_kernel
 from keras_lowbit.quantizers.tensor_quantizers import (
     ActivationQuantizer,
     AverageQuantizer,
@@ -126,6 +129,71 @@ def input_ranges_of_tfmot(model: Any) -> Any | None:
         if isinstance(layer, QuantizeLayer) and not isinstance(layer.quantizer, ActivationQuantizer)
     ]
     return keras.Model(model.inputs, outputs) if outputs else None
+
+
+def unwrap(
+    model: Any,
+) -> tuple[Any, dict[str, WeightQuantizer], dict[str, ActivationQuantizer]]:
+    """What is inside the wrappers of a model that ``quantize_apply`` made of annotated layers.
+
+    Returns:
+      The model of plain layers, its kernels rounded to their grids; and by the name of a layer the
+      quantizer of its kernel and of its output, where it was annotated with a
+      :class:`LowBitQuantizeConfig`.
+
+    Raises:
+      ValueError: no wrapped layer, a quantizer without range, or kernels under another configuration.
+    """
+    wrappers = [layer for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
+    if not wrappers:
+        raise ValueError(
+            "A model that tfmot's quantize_apply returned is expected; pass other models to "
+            f"keras_lowbit.quantize. Received: {type(model).__name__} without wrapped layers"
+        )
+    weights: dict[str, WeightQuantizer] = {}
+    outputs: dict[str, ActivationQuantizer] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for wrapper in wrappers:
+        name, config = wrapper.layer.name, wrapper.quantize_config
+        values[name] = {role_of(v.name): v.numpy() for v in wrapper.layer.weights}
+        if not isinstance(config, LowBitQuantizeConfig) and (
+            _layer_has_kernel(wrapper.layer) or wrapper._quantize_activations
+        ):
+            raise ValueError(
+                f"The layer {name!r} is quantized by tfmot's own configuration. Annotate every layer "
+                "with weights or an activation with keras_lowbit.LowBitQuantizeConfig. "
+                f"Received: {type(config).__name__}"
+            )
+        for kernel, quantizer, variables in wrapper._weight_vars:
+            weights[name] = quantizer
+            values[name]["kernel"] = quantizer(kernel, False, variables).numpy()
+        if isinstance(getattr(config, "output_quantizer", None), ActivationQuantizer):
+            outputs[name] = config.output_quantizer
+        waiting = [q for q in (weights.get(name), outputs.get(name)) if q is not None]
+        if any(np.isnan(q.scale()).any() for q in waiting):
+            raise ValueError(
+                f"A quantizer has no range yet: call keras_lowbit.calibrate(model, x) before the "
+                f"training. Received: the layer {name!r}"
+            )
+    plain = keras.models.clone_model(model, clone_function=_plain_layer)
+    for layer in plain.layers:
+        for variable in layer.weights if layer.name in values else ():
+            variable.assign(values[layer.name][role_of(variable.name)])
+    return plain, weights, outputs
+
+
+def _layer_has_kernel(layer: Any) -> bool:
+    """True for a Keras layer whose weights can be quantized."""
+    kind = type(layer).__name__
+    return kind in LAYERS and has_kernel(kind)
+
+
+def _plain_layer(layer: Any) -> Any:
+    if isinstance(layer, QuantizeWrapperV2):
+        return type(layer.layer).from_config(layer.layer.get_config())
+    if isinstance(layer, QuantizeLayer):
+        return keras.layers.Activation("linear", name=layer.name)
+    return type(layer).from_config(layer.get_config())
 
 
 def quantizers_of(

@@ -1,8 +1,9 @@
 """The two tfmot quantizers: one per kernel, one per activation tensor (or group that shares it).
 
 Both hold a ``scale`` (and zero point) as variables of the wrapped layer, start as NaN so that an
-uncalibrated model fails loudly, ignore the training flag, and have one ``rule`` slot: a function
-that stands in for rounding to nearest while ranges are observed or a unit is reconstructed.
+uncalibrated model fails loudly, ignore the training flag (but for probabilities), and have one
+``rule`` slot: a function that stands in for rounding to nearest while ranges are observed or a unit is
+reconstructed.
 
 ``Model.fit`` trains a ``log_factor`` instead of the scale: the scale in use is ``scale *
 exp(log_factor)``. So a step of an optimizer with steps of a given size (Adam) changes every scale by
@@ -129,12 +130,20 @@ class ActivationQuantizer(_LowBitQuantizer):
     Args:
       bits: 2..8.
       unsigned: the tensor is never negative; its zero point stays 0.
-      learns: ``fit`` trains the scale; False where the runtimes fix it. It never trains zero points.
+      learns: ``fit`` trains the scale; False where the runtimes fix it, for probabilities. Those are not
+        rounded in training: one that is rounded to 0 would have no gradient. Zero points stay.
     """
 
     def __init__(self, bits: int, unsigned: bool = False, learns: bool = True) -> None:
         super().__init__(TensorSpec(bits, symmetric=False, unsigned=unsigned))
         self.learns = learns
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs: Any
+    ) -> tf.Tensor:
+        if training and not self.learns:
+            return inputs
+        return super().__call__(inputs, training, weights, **kwargs)
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         if not self.variables:
@@ -178,7 +187,10 @@ class AverageQuantizer(_LowBitQuantizer):
     ) -> tf.Tensor:
         if self.source.rule is not None:
             return self.source.rule(inputs)
-        scale, shift = self.source.trained(weights["scale"]), weights["zero_point"] + float(self.offset)
+        scale, shift = (
+            self.source.trained(weights["scale"]),
+            weights["zero_point"] + float(self.offset),
+        )
         code = inputs / scale + shift
         exact = tf.round(code * self._RESOLUTION) / self._RESOLUTION
         away = tf.sign(exact) * tf.floor(tf.abs(exact) + 0.5)

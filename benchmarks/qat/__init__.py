@@ -1,0 +1,1 @@
+"""Quantization-aware training with labels after quantization: what could be reached with them."""

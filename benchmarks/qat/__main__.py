@@ -1,0 +1,75 @@
+"""Command line of the upper reference: quantized, then trained with labels.
+
+python -m benchmarks.qat plan
+python -m benchmarks.qat run --tasks har_cnn,res8
+python -m benchmarks.qat run --tasks res8 --settings W2A8,2/2 --learning_rates 3e-4,1e-3 --validate \
+    --results out/qat_validation.jsonl
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+
+from benchmarks.qat.measure import measure
+from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, cells
+from benchmarks.rows import read_rows
+from benchmarks.study.backends import sequential
+from benchmarks.study.runner import run
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("tasks", list(NETWORKS), "Networks, in this order.")
+flags.DEFINE_list("settings", list(CONFIGS), "Bits.")
+flags.DEFINE_list("learning_rates", [], "Of Adam, instead of the recipes'.")
+flags.DEFINE_integer("epochs", None, "Instead of the recipes'.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of the calibration samples and of both optimisations.")
+flags.DEFINE_boolean(
+    "validate", False, "Evaluate on held-out training samples, to choose a recipe."
+)
+flags.DEFINE_string("results", "benchmarks/results/qat.jsonl", "File of rows.")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit status."""
+    commands = {"run": _run, "plan": _plan}
+    if len(arguments) != 2 or arguments[1] not in commands:
+        raise app.UsageError(
+            f"Expected a command of {list(commands)}. Received: {' '.join(arguments[1:])!r}"
+        )
+    try:
+        return commands[arguments[1]]()
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _cells() -> list[Cell]:
+    rates = [float(text) for text in FLAGS.learning_rates]
+    return cells(FLAGS.tasks, FLAGS.settings, rates, FLAGS.epochs, FLAGS.seed, FLAGS.validate)
+
+
+def _run() -> int:
+    Path(FLAGS.results).parent.mkdir(parents=True, exist_ok=True)
+    return 1 if run(_cells(), measure, sequential, Path(FLAGS.results), _say, read_rows) else 0
+
+
+def _plan() -> int:
+    """Every row that is to be measured, and whether it is."""
+    known = {row["key"] for row in read_rows(Path(FLAGS.results))}
+    for cell in _cells():
+        _say(f"{'measured' if cell.key in known else 'to do':<9} {cell}")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    app.run(main)

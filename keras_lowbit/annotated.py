@@ -1,0 +1,133 @@
+"""Models that were annotated and trained through tfmot, as models that can be exported.
+
+tfmot trains batch norms unfolded and knows nothing of the tensors that the integer kernels need a grid
+for. Kernels keep the codes they were trained with: folding a batch norm scales a channel, which its
+scale takes up. Ranges are kept where the annotated tensor is one of the exported model's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from keras_lowbit.calibration_data import collect
+from keras_lowbit.callbacks import CallbackList
+from keras_lowbit.config import PTQConfig
+from keras_lowbit.finetune.end_to_end import finetune
+from keras_lowbit.graph import Graph, build
+from keras_lowbit.preflight import check_before_work
+from keras_lowbit.preprocess.preprocess import preprocess
+from keras_lowbit.quantized_model import QuantizedModel
+from keras_lowbit.quantizers.calibrate import calibrate
+from keras_lowbit.quantizers.insert import Student, insert_quantizers
+from keras_lowbit.quantizers.placement import insert_requantization, place
+from keras_lowbit.quantizers.quantize_configs import unwrap
+from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
+from keras_lowbit.reader import read
+
+
+def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
+    """The quantized model of one that was annotated with ``LowBitQuantizeConfig`` and trained.
+
+    Args:
+      model: what tfmot's ``quantize_apply`` returned, calibrated and trained.
+      calib_ds: samples, as of :func:`keras_lowbit.quantize`, for the ranges of tensors that were not
+        annotated: the network input, the logits, sums ...
+      seed: of the calibration.
+
+    Returns:
+      A model with the same kernel codes. ``notes`` tell where each range is from.
+
+    Raises:
+      ValueError: a layer whose weights were not annotated, ranges that are not calibrated, or a batch
+        norm that cannot be folded without changing the grid of a kernel; the layer is named.
+
+    Example:
+      >>> model = tfmot.quantization.keras.quantize_apply(annotated)
+      >>> keras_lowbit.calibrate(model, x)
+      >>> model.fit(train_ds, epochs=3)
+      >>> keras_lowbit.from_annotated(model, x).export("model.tflite")
+    """
+    plain, weights, outputs = unwrap(model)
+    source = read(plain)
+    floats = [node.name for node in source.weighted() if node.name not in weights]
+    if floats:
+        raise ValueError(
+            "Every layer with a kernel must be annotated with keras_lowbit.LowBitQuantizeConfig and "
+            f"weight_bits, since nothing can be exported as float. Received: {floats} without"
+        )
+    # Scales in place of kernels go through step 1 as the kernels do.
+    scaled = source.updated(*[
+        node.replace(weights={**node.weights, "kernel": np.broadcast_to(
+            weights[node.name].scale().numpy(), node.weights["kernel"].shape)})
+        for node in source.weighted()
+    ])  # fmt: skip
+    ranges = _by_node(source, outputs)
+    prepared, notes = preprocess(source, PTQConfig())
+    groups = place(prepared, PTQConfig()).inputs
+    config = PTQConfig(
+        layer_bits={
+            re.escape(name): (q.spec.bits, ranges[groups[name]].spec.bits if groups[name] in ranges else 8)
+            for name, q in weights.items()
+        },
+        optimize=(), tune_bias=False, tune_network=False,
+    )  # fmt: skip
+    data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
+    graph = insert_requantization(prepared, config)
+    student, teacher = insert_quantizers(graph, place(graph, config)), build(graph)
+    _take_kernel_scales(student, preprocess(scaled, config)[0])
+    notes |= _take_ranges(student, ranges)
+    calibrate(student.model, data, seed=seed)
+    student.make_room_for_biases()
+    check_before_work(plain, teacher, student, data)
+    inputs = dict(zip(source.inputs, data, strict=True))
+    record = finetune(student, teacher, inputs, config, CallbackList([]), seed=seed)
+    methods = {"weight": "trained", "activation": "trained or mse"}
+    return QuantizedModel(student, teacher, config, [record], notes, methods, len(data[0]))
+
+
+def _by_node(
+    graph: Graph, outputs: dict[str, ActivationQuantizer]
+) -> dict[str, ActivationQuantizer]:
+    """Output quantizers by the node whose output they round: that of the layer's activation, if any."""
+    found = {}
+    for name, quantizer in outputs.items():
+        behind = graph.only_consumer(name) if name in graph else None
+        fused = behind is not None and behind.name.startswith(f"{name}_")
+        found[behind.name if behind is not None and fused else name] = quantizer
+    return found
+
+
+def _take_kernel_scales(student: Student, scaled: Graph) -> None:
+    for name, quantizer in student.weight_quantizers.items():
+        scale = np.abs(scaled[name].weights["kernel"])
+        others = tuple(a for a in range(scale.ndim) if a not in quantizer.spec.axis)
+        largest = scale.max(axis=others, keepdims=True)
+        if not np.allclose(scale, largest, rtol=1e-5, atol=0):
+            raise ValueError(
+                "A batch norm before a layer would give each of its input channels a scale of its own, "
+                "which no kernel has. Put batch norms behind convolutions and dense layers. "
+                f"Received: the layer {name!r}"
+            )
+        # A batch norm with gamma 0 leaves a channel of zeros.
+        quantizer.set_scale(np.where(largest > 0, largest, largest.max() or 1.0))
+
+
+def _take_ranges(student: Student, ranges: dict[str, ActivationQuantizer]) -> dict[str, str]:
+    """Use the annotated ranges where they fit, and tell of every tensor where its range is from."""
+    notes = {}
+    for name, quantizer in student.activation_quantizers.items():
+        known = ranges.get(name)
+        if known is None:
+            notes[name] = "range from calibration data, since it was not annotated"
+            continue
+        zero_point = known.variables["zero_point"].numpy()
+        if known.spec.bits != quantizer.spec.bits or (quantizer.spec.unsigned and zero_point):
+            notes[name] = "range from calibration data, since the runtimes need another grid there"
+            continue
+        quantizer.set_scale(known.scale())
+        quantizer.variables["zero_point"].assign(zero_point)
+        notes[name] = "range as trained"
+    return notes

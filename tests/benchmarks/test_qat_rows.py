@@ -1,0 +1,61 @@
+"""The upper reference: quantized, then trained with labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.qat.measure import measure
+from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, Labelled, Recipe, Trained, cells
+from benchmarks.study.tasks import Samples, Task
+from keras_lowbit import PTQConfig
+from models import digits
+from models.data import load_digits
+
+pytest.importorskip("sklearn")
+
+CONFIG = PTQConfig.uniform(2, optimize=(), tune_steps=0, calibration_samples=64)
+
+
+def samples(seed: int) -> Samples:
+    data = load_digits()
+    return Samples(data.x_train[seed:][:64], data.x_test, data.y_test)
+
+
+def labelled(seed: int) -> Labelled:
+    data = load_digits()
+    return Labelled(data.x_train, data.y_train, np.arange(len(data.x_train)) >= 1200)
+
+
+TASK = Task("digits", "Digits", digits.load, samples)
+TRAINED = Trained(Recipe(2, 64, 3e-3), "here", "digits", labelled, lambda x, seed: x)
+
+
+def test_labels_help_and_the_trained_network_is_proven() -> None:
+    cell = Cell("digits", "2/2", CONFIG, TRAINED.recipe)
+    row = measure(cell, TASK, TRAINED)
+    accuracy = row["accuracy"]
+    assert accuracy["float"] > accuracy["trained"] > accuracy["quantized"] + 0.05
+    assert (row["tflm_mismatches"], row["labelled_samples"]) == (0, 1347)
+    assert row["tflm_compared"] > 0
+    # Another recipe starts from the same quantized network, not from the trained one.
+    faint = measure(
+        Cell("digits", "2/2", CONFIG, Recipe(1, 64, 1e-9)), TASK, TRAINED
+    )["accuracy"]  # fmt: skip
+    assert faint["quantized"] == faint["trained"] == accuracy["quantized"]
+
+
+def test_validation_looks_at_no_test_sample() -> None:
+    blind = Task("digits", "Digits", digits.load, lambda seed: pytest.fail("test samples are read"))
+    row = measure(Cell("digits", "2/2", CONFIG, Recipe(1, 64, 1e-3), validate=True), blind, TRAINED)
+    assert (row["labelled_samples"], row["test_samples"]) == (1200, 147)
+    assert row["evaluated_on"] == "held-out training samples"
+
+
+def test_plan() -> None:
+    planned = cells(NETWORKS, CONFIGS)
+    assert len({cell.key for cell in planned}) == len(NETWORKS) * len(CONFIGS)
+    rates = cells(["res8"], ["2/2"], [1e-3, 1e-4], epochs=1)
+    assert [cell.recipe[::2] for cell in rates] == [(1, 1e-3), (1, 1e-4)]
+    with pytest.raises(ValueError, match="Expected some of.*Received: 'resnet'"):
+        cells(["resnet"], ["2/2"])

@@ -1,0 +1,112 @@
+"""Annotated through tfmot, applied, calibrated, trained, exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pipelines
+import pytest
+import tf_keras
+
+import keras_lowbit
+from keras_lowbit import LowBitQuantizeConfig
+from keras_lowbit._keras import tfmot_imported_quietly
+from keras_lowbit.export.constants import kernel_codes
+
+with tfmot_imported_quietly():
+    from tensorflow_model_optimization.quantization.keras import (
+        quantize_annotate_layer,
+        quantize_apply,
+        quantize_scope,
+    )
+
+layers = tf_keras.layers
+
+
+def applied(*calls: Any) -> Any:
+    model = networks.randomize(tf_keras.Sequential([tf_keras.Input((8, 8, 2)), *calls]))
+    with quantize_scope({"LowBitQuantizeConfig": LowBitQuantizeConfig}):
+        return quantize_apply(model)
+
+
+def lowbit(layer: Any, *bits: Any, unsigned: bool = False) -> Any:
+    return quantize_annotate_layer(layer, LowBitQuantizeConfig(*bits, unsigned))
+
+
+def calls() -> list[Any]:
+    return [
+        lowbit(layers.Conv2D(5, 3, use_bias=False, name="conv"), 3, None),
+        lowbit(layers.BatchNormalization(name="norm"), None, None),
+        lowbit(layers.ReLU(name="relu"), None, 4, unsigned=True),
+        lowbit(layers.DepthwiseConv2D(3, activation="relu", name="depthwise"), 4, 8, unsigned=True),
+        layers.Flatten(name="flat"),
+        lowbit(layers.Dense(3, activation="softmax", name="dense"), 2, None),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Any, np.ndarray]:
+    model = applied(*calls())
+    model.get_layer("quant_norm").layer.gamma.assign([-1.2, 0.7, 1.5, 0.0, -0.3])
+    x = networks.samples(model, 96)[0]
+    keras_lowbit.calibrate(model, x)
+    model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(x, (x.mean((1, 2, 3)) > 0).astype(int), epochs=2, batch_size=32, verbose=0)
+    return model, x
+
+
+def test_what_was_trained_is_exported(trained: tuple[Any, np.ndarray], tmp_path: Path) -> None:
+    model, x = trained
+    before = model.get_weights()
+    qmodel = keras_lowbit.from_annotated(model, x)
+    assert [q.spec.bits for q in qmodel.student.weight_quantizers.values()] == [3, 4, 2]
+    values = qmodel.student.values()
+    signs = np.sign(model.get_layer("quant_norm").layer.gamma.numpy())
+    for wrapper in model.layers:
+        for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", ()):
+            name = wrapper.layer.name
+            codes = quantizer(kernel, False, variables).numpy() / quantizer.scale().numpy()
+            expected = np.rint(codes) * (signs if name == "conv" else 1)
+            np.testing.assert_array_equal(kernel_codes(name, quantizer.spec, values), expected)
+    known = model.get_layer("quant_relu").quantize_config.output_quantizer
+    assert values["relu/output_scale"] == known.scale().numpy()
+    assert qmodel.student.placement.activations["relu"].bits == 4
+    assert qmodel.notes["relu"] == qmodel.notes["depthwise_relu"] == "range as trained"
+    assert "not annotated" in qmodel.notes["dense"]
+    pipelines.prove(qmodel, tmp_path)
+    np.testing.assert_allclose(
+        qmodel.model.predict(x, verbose=0), model.predict(x, verbose=0), atol=0.03
+    )
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    qmodel.save(tmp_path / "saved")
+    loaded = keras_lowbit.load(tmp_path / "saved")
+    np.testing.assert_array_equal(*(networks.outputs(q.model, [x])[0] for q in (loaded, qmodel)))
+
+
+def test_what_cannot_be_exported_is_refused(trained: tuple[Any, np.ndarray]) -> None:
+    x = trained[1]
+    with pytest.raises(ValueError, match="quantize_apply returned is expected.*Sequential"):
+        keras_lowbit.from_annotated(tf_keras.Sequential([layers.Dense(2)]), x)
+    with pytest.raises(ValueError, match=r"no range yet: call keras_lowbit.calibrate.*'conv'"):
+        keras_lowbit.from_annotated(applied(*calls()), x)
+    model = applied(lowbit(layers.Conv2D(3, 3, name="float"), None, 8))
+    keras_lowbit.calibrate(model, x)
+    with pytest.raises(ValueError, match=r"must be annotated.*Received: \['float'\]"):
+        keras_lowbit.from_annotated(model, x)
+    other = layers.Conv2D(3, 3, name="other")
+    for call in (quantize_annotate_layer(other), other):
+        model = applied(call, lowbit(layers.Conv2D(3, 3, name="four"), 4, 8))
+        with pytest.raises(ValueError, match="'other' is quantized by tfmot's own configuration"):
+            keras_lowbit.from_annotated(model, x)
+    model = applied(
+        lowbit(layers.ReLU(name="relu"), None, 8),
+        lowbit(layers.BatchNormalization(name="norm"), None, None),
+        lowbit(layers.Conv2D(3, 1, name="conv"), 4, 8),
+    )
+    keras_lowbit.calibrate(model, x)
+    with pytest.raises(ValueError, match="batch norm before a layer.*'conv'"):
+        keras_lowbit.from_annotated(model, x)
