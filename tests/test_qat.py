@@ -100,3 +100,13 @@ def test_averages_stay_on_the_grid_that_is_trained() -> None:
     part = tf_keras.Model(qmodel.model.inputs, qmodel.student.tensor("pool"))
     codes = part(x).numpy() / quantizer.scale().numpy()
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
+
+
+def test_probabilities_are_rounded_at_inference_only() -> None:
+    """A probability of 1/1000 becomes 0, whose logarithm has no gradient to learn from."""
+    qmodel, _, _ = quantized()
+    quantizer = qmodel.student.activation_quantizers["last_softmax"]
+    faint = tf.constant([[0.999, 0.001]])
+    for training, expected in ((True, [[0.999, 0.001]]), (False, [[255 / 256, 0.0]])):
+        probabilities = quantizer(faint, training, quantizer.variables)
+        np.testing.assert_array_equal(probabilities, np.float32(expected))
