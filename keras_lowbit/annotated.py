@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import CallbackList
-from keras_lowbit.config import PTQConfig
+from keras_lowbit.config import MAX_BITS, PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.preflight import check_before_work
@@ -24,6 +24,7 @@ from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.quantizers.quantize_configs import unwrap
+from keras_lowbit.quantizers.ranges import SMALLEST_RELATIVE_SCALE
 from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
 from keras_lowbit.reader import read
 
@@ -58,6 +59,12 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
             "Every layer with a kernel must be annotated with keras_lowbit.LowBitQuantizeConfig and "
             f"weight_bits, since nothing can be exported as float. Received: {floats} without"
         )
+    grids = {q.spec.grid for q in weights.values() if q.spec.bits < MAX_BITS}
+    if len(grids) > 1:
+        raise ValueError(
+            "All kernels below 8 bits must be on the same kind of grid. Annotate them with one "
+            f"`weight_grid`. Received: {sorted(grids)}"
+        )
     # Scales in place of kernels go through step 1 as the kernels do.
     scaled = source.updated(*[
         node.replace(weights={**node.weights, "kernel": np.broadcast_to(
@@ -72,7 +79,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
             re.escape(name): (q.spec.bits, ranges[groups[name]].spec.bits if groups[name] in ranges else 8)
             for name, q in weights.items()
         },
-        optimize=(), tune_bias=False, tune_network=False,
+        weight_grid=grids.pop() if grids else "narrow", optimize=(), tune_bias=False, tune_network=False,
     )  # fmt: skip
     data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     graph = insert_requantization(prepared, config)
@@ -102,7 +109,8 @@ def _by_node(
 
 def _take_kernel_scales(student: Student, scaled: Graph) -> None:
     for name, quantizer in student.weight_quantizers.items():
-        scale = np.abs(scaled[name].weights["kernel"])
+        signed = scaled[name].weights["kernel"]
+        scale = np.abs(signed)
         others = tuple(a for a in range(scale.ndim) if a not in quantizer.spec.axis)
         largest = scale.max(axis=others, keepdims=True)
         if not np.allclose(scale, largest, rtol=1e-5, atol=0):
@@ -111,8 +119,15 @@ def _take_kernel_scales(student: Student, scaled: Graph) -> None:
                 "which no kernel has. Put batch norms behind convolutions and dense layers. "
                 f"Received: the layer {name!r}"
             )
-        # A batch norm with gamma 0 leaves a channel of zeros.
-        quantizer.set_scale(np.where(largest > 0, largest, largest.max() or 1.0))
+        if quantizer.spec.grid == "full" and (signed < 0).any():
+            raise ValueError(
+                "A batch norm with a negative gamma mirrors a kernel, and the grid 'full' has no mirror "
+                "image of its lowest level. Annotate with another `weight_grid`. "
+                f"Received: the layer {name!r}"
+            )
+        # A batch norm with gamma 0 leaves a channel of zeros, which not every grid has.
+        least = (largest.max() or 1.0) * SMALLEST_RELATIVE_SCALE
+        quantizer.set_scale(np.where(largest > 0, largest, least))
 
 
 def _take_ranges(student: Student, ranges: dict[str, ActivationQuantizer]) -> dict[str, str]:

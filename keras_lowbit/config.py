@@ -13,6 +13,8 @@ WIDE_BITS = 16
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
 ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
+WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise")
+MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
 AUGMENTS = ("none", "mixup", "images", "series")
 
@@ -34,29 +36,45 @@ class TensorSpec:
 
     Attributes:
       bits: width of a code, 2..8; activations also 16, which no exported file holds.
-      symmetric: True for weights: zero point 0 and the narrow range -(2^(b-1)-1)..2^(b-1)-1;
-        False for activations: codes 0..2^b-1 and a free zero point.
+      symmetric: True for weights: codes around a fixed zero point, see ``grid``; False for
+        activations: codes 0..2^b-1 and a free zero point.
       axis: axes that have a scale of their own; empty for one scale per tensor.
       unsigned: the tensor is never negative (after a ReLU), so its zero point is 0.
+      grid: of weights: "narrow", codes -(2^(b-1)-1)..2^(b-1)-1 with 0 for zero; "full", also
+        -2^(b-1); "midrise", as many codes with zero in the middle between two of them, so that
+        2 bits are the levels -1.5, -0.5, 0.5 and 1.5 times the scale.
     """
 
     bits: int
     symmetric: bool
     axis: tuple[int, ...] = ()
     unsigned: bool = False
+    grid: str = "narrow"
 
     def __post_init__(self) -> None:
         _check_bits("bits", self.bits, wide=not self.symmetric)
+        if self.grid not in WEIGHT_GRIDS[1:] or (self.bits == MAX_BITS and self.grid != "narrow"):
+            raise ValueError(
+                f"`grid` must be one of {WEIGHT_GRIDS[1:]}, and 'narrow' at {MAX_BITS} bits, which "
+                f"fill the int8 container. Received: grid={self.grid!r}, bits={self.bits}"
+            )
 
     @property
     def qmin(self) -> int:
         """Smallest code."""
-        return -(2 ** (self.bits - 1) - 1) if self.symmetric else 0
+        if not self.symmetric:
+            return 0
+        return -(2 ** (self.bits - 1)) + (self.grid == "narrow")
 
     @property
     def qmax(self) -> int:
         """Largest code."""
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+
+    @property
+    def zero_point(self) -> float:
+        """What stands for zero among the codes of a symmetric grid."""
+        return -0.5 if self.grid == "midrise" else 0.0
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the scale of a tensor of this ``shape``: 1 but along ``axis``."""
@@ -84,6 +102,9 @@ class PTQConfig:
       split_channels: outlier channel splitting before quantization: the share of its input channels,
         0 to 0.5, that is added to every layer where it can be; 0 for off. It costs parameters and
         operations.
+      weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
+        more below; "midrise", as many as "full" and none of them zero; "auto", "midrise" at 2 and 3
+        bits and "narrow" above. At 8 bits always narrow. See :class:`TensorSpec`.
       weight_range: "mse" or "minmax", the initial weight scales.
       activation_range: "mse", "minmax" or "output", the initial activation ranges: of least error
         of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
@@ -113,6 +134,7 @@ class PTQConfig:
     fold_batch_norm: bool = True
     equalize: bool = False
     split_channels: float = 0.0
+    weight_grid: str = "auto"
     weight_range: str = "mse"
     activation_range: str = "mse"
     optimize: tuple[Any, ...] = ("adaround", "lsq")
@@ -145,6 +167,7 @@ class PTQConfig:
             _check_bits("first_last_bits", self.first_last_bits)
         for pattern, bits in self.layer_bits:
             self._check_layer_bits(pattern, bits)
+        self._check_choice("weight_grid", WEIGHT_GRIDS)
         self._check_choice("weight_range", RANGE_METHODS)
         self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
         self._check_choice("units", UNITS)
@@ -204,6 +227,14 @@ class PTQConfig:
             if re.fullmatch(pattern, name):
                 pair = bits if isinstance(bits, tuple) else (bits, bits)
         return pair
+
+    def grid_of_weights(self, bits: int) -> str:
+        """The grid of kernels of that many bits, "narrow", "full" or "midrise"."""
+        if bits == MAX_BITS:
+            return "narrow"
+        if self.weight_grid == "auto":
+            return "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
+        return self.weight_grid
 
     @classmethod
     def uniform(cls, bits: int, **overrides: Any) -> PTQConfig:

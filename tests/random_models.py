@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from random_graphs import Draw, Growth
 
 from keras_lowbit import PTQConfig, QuantizedModel
+from keras_lowbit.config import WEIGHT_GRIDS
 from keras_lowbit.graph import Graph
 from keras_lowbit.layer_table import FIXED_RANGE, LAYERS, has_kernel
 from keras_lowbit.preprocess.preprocess import preprocess
@@ -99,7 +100,8 @@ def quantized_models(draw: Draw) -> QuantizedModel:
     exceptions = {name: (draw(widths), draw(widths)) for name in some}
     config = PTQConfig(
         **bits, layer_bits=exceptions, first_last_bits=draw(st.sampled_from([None, 8])),
-        equalize=draw(st.booleans()), split_channels=draw(st.sampled_from([0.0, 0.0, 0.2])),
+        weight_grid=draw(st.sampled_from(WEIGHT_GRIDS)), equalize=draw(st.booleans()),
+        split_channels=draw(st.sampled_from([0.0, 0.0, 0.2])),
         optimize=(), tune_steps=0,
     )  # fmt: skip
     prepared, notes = preprocess(graph, config)

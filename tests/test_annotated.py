@@ -32,24 +32,31 @@ def applied(*calls: Any) -> Any:
         return quantize_apply(model)
 
 
-def lowbit(layer: Any, *bits: Any, unsigned: bool = False) -> Any:
-    return quantize_annotate_layer(layer, LowBitQuantizeConfig(*bits, unsigned))
+def lowbit(layer: Any, *bits: Any, unsigned: bool = False, grid: str = "narrow") -> Any:
+    config = LowBitQuantizeConfig(*bits, unsigned, weight_grid=grid)
+    return quantize_annotate_layer(layer, config)
 
 
-def calls() -> list[Any]:
+def calls(grid: str = "narrow") -> list[Any]:
     return [
-        lowbit(layers.Conv2D(5, 3, use_bias=False, name="conv"), 3, None),
+        lowbit(layers.Conv2D(5, 3, use_bias=False, name="conv"), 3, None, grid=grid),
         lowbit(layers.BatchNormalization(name="norm"), None, None),
         lowbit(layers.ReLU(name="relu"), None, 4, unsigned=True),
-        lowbit(layers.DepthwiseConv2D(3, activation="relu", name="depthwise"), 4, 8, unsigned=True),
+        lowbit(
+            layers.DepthwiseConv2D(3, activation="relu", name="depthwise"),
+            4,
+            8,
+            unsigned=True,
+            grid=grid,
+        ),
         layers.Flatten(name="flat"),
-        lowbit(layers.Dense(3, activation="softmax", name="dense"), 2, None),
+        lowbit(layers.Dense(3, activation="softmax", name="dense"), 2, None, grid=grid),
     ]
 
 
-@pytest.fixture(scope="module")
-def trained() -> tuple[Any, np.ndarray]:
-    model = applied(*calls())
+@pytest.fixture(scope="module", params=["narrow", "midrise"])
+def trained(request: pytest.FixtureRequest) -> tuple[Any, np.ndarray]:
+    model = applied(*calls(request.param))
     model.get_layer("quant_norm").layer.gamma.assign([-1.2, 0.7, 1.5, 0.0, -0.3])
     x = networks.samples(model, 96)[0]
     keras_lowbit.calibrate(model, x)
@@ -68,9 +75,12 @@ def test_what_was_trained_is_exported(trained: tuple[Any, np.ndarray], tmp_path:
     for wrapper in model.layers:
         for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", ()):
             name = wrapper.layer.name
-            codes = quantizer(kernel, False, variables).numpy() / quantizer.scale().numpy()
-            expected = np.rint(codes) * (signs if name == "conv" else 1)
-            np.testing.assert_array_equal(kernel_codes(name, quantizer.spec, values), expected)
+            levels = quantizer(kernel, False, variables).numpy() / quantizer.scale().numpy()
+            levels *= signs if name == "conv" else 1
+            codes = kernel_codes(name, quantizer.spec, values)
+            kept = levels != 0 if quantizer.spec.grid == "midrise" else np.full(levels.shape, True)
+            expected = np.rint(levels + quantizer.spec.zero_point)
+            np.testing.assert_array_equal(codes[kept], expected[kept])
     known = model.get_layer("quant_relu").quantize_config.output_quantizer
     assert values["relu/output_scale"] == known.scale().numpy()
     assert qmodel.student.placement.activations["relu"].bits == 4
@@ -87,8 +97,8 @@ def test_what_was_trained_is_exported(trained: tuple[Any, np.ndarray], tmp_path:
     np.testing.assert_array_equal(*(networks.outputs(q.model, [x])[0] for q in (loaded, qmodel)))
 
 
-def test_what_cannot_be_exported_is_refused(trained: tuple[Any, np.ndarray]) -> None:
-    x = trained[1]
+def test_what_cannot_be_exported_is_refused() -> None:
+    x = np.random.default_rng(1).normal(size=(64, 8, 8, 2)).astype(np.float32)
     with pytest.raises(ValueError, match="quantize_apply returned is expected.*Sequential"):
         keras_lowbit.from_annotated(tf_keras.Sequential([layers.Dense(2)]), x)
     with pytest.raises(ValueError, match=r"no range yet: call keras_lowbit.calibrate.*'conv'"):
@@ -109,4 +119,19 @@ def test_what_cannot_be_exported_is_refused(trained: tuple[Any, np.ndarray]) -> 
     )
     keras_lowbit.calibrate(model, x)
     with pytest.raises(ValueError, match="batch norm before a layer.*'conv'"):
+        keras_lowbit.from_annotated(model, x)
+    model = applied(
+        lowbit(layers.Conv2D(3, 3, name="first"), 4, 8),
+        lowbit(layers.Conv2D(3, 3, name="second"), 4, 8, grid="full"),
+    )
+    keras_lowbit.calibrate(model, x)
+    with pytest.raises(ValueError, match=r"one `weight_grid`.*\['full', 'narrow'\]"):
+        keras_lowbit.from_annotated(model, x)
+    model = applied(
+        lowbit(layers.Conv2D(3, 3, name="conv"), 4, None, grid="full"),
+        lowbit(layers.BatchNormalization(name="norm"), None, 8),
+    )
+    model.get_layer("quant_norm").layer.gamma.assign([1.0, -1.0, 1.0])
+    keras_lowbit.calibrate(model, x)
+    with pytest.raises(ValueError, match=r"negative gamma.*'conv'"):
         keras_lowbit.from_annotated(model, x)

@@ -20,6 +20,19 @@ def test_codes_of_a_grid(bits: int) -> None:
     assert activations.scale_shape((7,)) == (1,)
 
 
+def test_grids_of_weights() -> None:
+    full, midrise = (TensorSpec(3, True, grid=grid) for grid in ("full", "midrise"))
+    assert (full.qmin, full.qmax, full.zero_point) == (-4, 3, 0.0)
+    assert (midrise.qmin, midrise.qmax, midrise.zero_point) == (-4, 3, -0.5)
+    chosen = [PTQConfig().grid_of_weights(bits) for bits in (2, 3, 4, 8)]
+    assert chosen == ["midrise", "midrise", "narrow", "narrow"]
+    chosen = [PTQConfig(weight_grid="full").grid_of_weights(bits) for bits in (2, 7, 8)]
+    assert chosen == ["full", "full", "narrow"]
+    for grid, bits in (("full", 8), ("midrise", 8), ("auto", 4)):
+        with pytest.raises(ValueError, match=f"'narrow' at 8 bits.*grid='{grid}', bits={bits}"):
+            TensorSpec(bits, True, grid=grid)
+
+
 @pytest.mark.parametrize("bits", [1, 9, 4.0, True, "4", None])
 def test_bits_are_checked(bits: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"2 to 8, since codes are stored in int8 containers. "
@@ -40,6 +53,7 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"layer_bits": {"conv(": 4}}, "regular expression.*'conv\\('"),
         ({"layer_bits": {"conv": 1}}, "layer_bits\\['conv'\\]"),
         ({"layer_bits": {"conv": (4, 4, 4)}}, "pair"),
+        ({"weight_grid": "ternary"}, "'midrise'.*weight_grid='ternary'"),
         ({"weight_range": "percentile"}, "'minmax', 'mse'.*weight_range='percentile'"),
         ({"activation_range": "max"}, "activation_range='max'"),
         ({"units": "stage"}, "units='stage'"),

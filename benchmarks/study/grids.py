@@ -33,7 +33,8 @@ QUICK = {"steps": 60, "tune_steps": 60}
 def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
     """The paper's own setting; ``variable`` in its words. All hyperparameters are chosen here."""
     fields: dict[str, Any] = {
-        "units": "layer", "optimize": (VARIABLES[variable],), "weight_range": "mse",
+        "units": "layer", "optimize": (VARIABLES[variable],), "weight_grid": "narrow",
+        "weight_range": "mse",
         "activation_range": "mse", "tune_bias": True, "tune_network": False,
         "tune_steps": 500,
     }  # fmt: skip
@@ -43,8 +44,8 @@ def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
 def ranges_config(bits: int, weights: str, activations: str, equalize: bool = False) -> PTQConfig:
     """Initial ranges only, nothing optimised."""
     return PTQConfig.uniform(
-        bits, weight_range=weights, activation_range=activations, equalize=equalize, optimize=(),
-        tune_bias=False, tune_network=False,
+        bits, weight_grid="narrow", weight_range=weights, activation_range=activations,
+        equalize=equalize, optimize=(), tune_bias=False, tune_network=False,
     )  # fmt: skip
 
 

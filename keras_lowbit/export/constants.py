@@ -32,7 +32,8 @@ def kernel_codes(name: str, spec: TensorSpec, values: Mapping[str, np.ndarray]) 
             f"Received: {np.count_nonzero(~np.isfinite(kernel))} NaN or infinite values of "
             f"{kernel.size} in the kernel of {name!r}"
         )
-    return np.clip(np.floor(kernel / scale + 0.5), spec.qmin, spec.qmax).astype(np.int32)
+    codes = np.floor(kernel / scale + np.float32(spec.zero_point + 0.5))
+    return np.clip(codes, spec.qmin, spec.qmax).astype(np.int32)
 
 
 def kernel_and_bias(
@@ -58,16 +59,23 @@ def kernel_and_bias(
       container: of the kernel in the file; its integers fit there.
 
     Raises:
-      ValueError: a bias that overflows int32, or whose scale leaves the normal float32 numbers.
+      ValueError: a bias that overflows int32, or whose scale leaves the normal float32 numbers; a
+        container too narrow for the grid.
     """
     scale = values[f"{name}/kernel_scale"].reshape(-1)
     if container == "int4" and np.all(scale == scale[0]):
         scale = scale[:1]  # TFLM runs a packed FULLY_CONNECTED with a single scale only
     data, aligned, shift = ir.align_weights(codes, scale, spec.bits, INTEGER_BITS[container])
-    limit = spec.qmax << shift
+    if spec.zero_point and not shift:
+        raise ValueError(
+            f"Layer {name!r}: the grid 'midrise' needs a bit more than its codes have; choose another "
+            f"container. Received: {spec.bits} bits in {container!r}"
+        )
+    offset = int(-spec.zero_point * 2**shift)  # puts 0 in the middle between two codes
     kernel = ir.Tensor(
-        f"{name}/kernel", data.shape, aligned, 0, spec.bits, -limit, limit,
-        data=np.ascontiguousarray(data), axis=axis, method=method, shift=shift,
+        f"{name}/kernel", data.shape, aligned, 0, spec.bits, (spec.qmin << shift) + offset,
+        (spec.qmax << shift) + offset, data=np.ascontiguousarray(data + np.int8(offset)), axis=axis,
+        method=method, shift=shift, offset=offset,
     )  # fmt: skip
     floats = values.get(f"{name}/bias", np.zeros(codes.shape[axis], np.float32))
     input_scale = float(np.asarray(source.scale)[0])

@@ -152,12 +152,13 @@ def _choices(program: Program, layer: str, packing: str, target: str) -> list[st
     dense = len(weights.shape) == 2
     one_scale = weights.scale is not None and bool(np.all(weights.scale == weights.scale[0]))
     unpacks = target == "litert" or one_scale or not dense
+    bits = weights.bits + bool(weights.offset)  # between the codes of a "midrise" grid lies zero
     choices = ["int8"]
     if target == "ethos-u":
         return choices
-    if packing in ("int4", "auto") and weights.bits <= 4 and unpacks:
+    if packing in ("int4", "auto") and bits <= 4 and unpacks:
         choices.append("int4")
-    if packing == "auto" and target == "litert" and dense and weights.bits == 2:
+    if packing == "auto" and target == "litert" and dense and bits == 2:
         choices.append("int2")
     if packing in ("lut", "auto") and target == "tflm" and weights.bits <= WIDEST_INDEX:
         choices.append("lut")

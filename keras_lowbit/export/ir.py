@@ -38,7 +38,7 @@ class Tensor:
 
     `shape` includes the batch of 1. `scale` is float32 of length 1 or of length `shape[axis]`
     (constants only). `qmin` and `qmax` are the ends of the b-bit grid as container codes, `shift`
-    is the MSB alignment of weights: container code = b-bit code << shift.
+    is the MSB alignment of weights: container code = (b-bit code << shift) + offset.
 
     Raises: ValueError if the fields contradict each other.
     """
@@ -55,6 +55,7 @@ class Tensor:
     axis: int = 0
     method: str = ""
     shift: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in ("int8", "int32"):

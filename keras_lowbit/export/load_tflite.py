@@ -181,4 +181,5 @@ class _Reader:
 
 def _on_grid(codes: np.ndarray, entry: dict[str, Any]) -> bool:
     inside = entry["qmin"] <= codes.min() and codes.max() <= entry["qmax"]
-    return bool(inside and not np.any(codes & (2 ** entry["shift"] - 1)))
+    moved = codes.astype(int) - entry["offset"]
+    return bool(inside and not np.any(moved & (2 ** entry["shift"] - 1)))

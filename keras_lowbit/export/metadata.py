@@ -24,10 +24,9 @@ from keras_lowbit.export.packing import INTEGER_BITS, kernel_names
 METADATA_NAME = "KERAS_LOWBIT_METADATA"
 METADATA_SEAL = "metadata_sha256"  # of metadata in a file of their own
 FORMAT = 1
-_FIELDS = {
-    **dict.fromkeys(
-        ("index", "bits", "axis", "shift", "offset", "qmin", "qmax", "zero_point_b"), int
-    ),
+_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("index", "bits", "axis", "shift", "offset", "qmin", "qmax"), int),
+    "zero_point_b": (int, float),  # of weights on a "midrise" grid, half a code below 0
     **dict.fromkeys(("scheme", "granularity", "container", "method"), str),
 }
 
@@ -176,7 +175,7 @@ def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
 def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
     constant = tensor.data is not None
     # A tensor that is clamped at its top only has codes below the offset until its QUANTIZE.
-    offset = 0 if constant else tensor.qmax - (2**tensor.bits - 1)
+    offset = tensor.offset if constant else tensor.qmax - (2**tensor.bits - 1)
     scales = tensor.scale.size if tensor.scale is not None else 0
     return {
         "index": index,
@@ -188,7 +187,7 @@ def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
         "offset": offset,
         "qmin": tensor.qmin,
         "qmax": tensor.qmax,
-        "zero_point_b": tensor.zero_point - offset,
+        "zero_point_b": -offset / 2**tensor.shift if constant else tensor.zero_point - offset,
         "method": tensor.method,
     }
 

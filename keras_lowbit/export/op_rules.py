@@ -147,12 +147,8 @@ def _weighted(op: Op, inputs: list[Tensor], output: Tensor, axis: int) -> None:
             f"{bias.dtype} {bias.shape}",
         )
         bound += int(np.abs(bias.data.astype(np.int64)).max())
-    _expect(
-        op,
-        bound < 2**31,
-        "sums that fit the int32 accumulator (weights, taps and bias are too large)",
-        bound,
-    )
+    fitting = "sums that fit the int32 accumulator (weights, taps and bias are too large)"
+    _expect(op, bound < 2**31, fitting, bound)
 
 
 def _conv_2d(op: Op, inputs: list[Tensor], output: Tensor) -> None:
@@ -191,6 +187,11 @@ def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     expected = (*source.shape[:-1], weights.shape[0])
     _expect(op, tuple(output.shape) == expected, f"the output shape {expected}", output.shape)
     _weighted(op, inputs, output, 0)
+    if len(inputs) == 3 and weights.scale is not None and weights.scale.size == 1:
+        product = _first_scale(source) * _first_scale(weights)
+        apart = abs(product - _first_scale(inputs[2])) / _first_scale(output)
+        # TFLM compares them itself; float32 rounding alone is enough where the output is fine.
+        _expect(op, apart <= 0.02, "a bias scale within 0.02 output scales of the product", apart)
 
 
 def _add(op: Op, inputs: list[Tensor], output: Tensor) -> None:

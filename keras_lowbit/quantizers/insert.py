@@ -122,7 +122,7 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
         if "bias" in variables:
             biases[node.name] = variables["bias"]
         spec = placement.weights.get(node.name)
-        wrapper, configs[node.name] = wrap_layer(layer, spec.bits if spec else None, quantizer)
+        wrapper, configs[node.name] = wrap_layer(layer, spec, quantizer)
         return wrapper
 
     model = build(graph, wrap)

@@ -1,7 +1,8 @@
 """Uniform affine quantization: pure functions, tensors in, tensors out.
 
-``x_hat = scale * (clip(round(x / scale) + zero_point, qmin, qmax) - zero_point)``
+``x_hat = scale * (clip(round(x / scale + zero_point), qmin, qmax) - zero_point)``
 (Zhuo et al. 2022, section 3). Halves are rounded up, as TFLM's kernels round what a ReLU leaves.
+A zero point is an integer, or halfway between two, which puts zero between two levels.
 Gradients are those of LSQ and LSQ+ (Esser et al. 2020, eq. 3; Bhalgat et al. 2020, eq. 5): they
 follow from passing the gradient straight through ``round`` and from ``clip``.
 """
@@ -26,11 +27,11 @@ def quantize(
     Args:
       x: float32, any shape.
       scale: float32 > 0, broadcastable to ``x``.
-      zero_point: float integer in [qmin, qmax], broadcastable to ``x``.
+      zero_point: float integer or half of one, in [qmin, qmax], broadcastable to ``x``.
       qmin: smallest code.
       qmax: largest code.
     """
-    return tf.clip_by_value(tf.floor(x / scale + 0.5) + zero_point, float(qmin), float(qmax))
+    return tf.clip_by_value(_nearest(x / scale, zero_point), float(qmin), float(qmax))
 
 
 def dequantize(codes: tf.Tensor, scale: tf.Tensor, zero_point: tf.Tensor) -> tf.Tensor:
@@ -52,7 +53,7 @@ def fake_quantize(
     @tf.custom_gradient
     def rounded(x: tf.Tensor, scale: tf.Tensor, zero_point: tf.Tensor) -> tuple[tf.Tensor, Any]:
         ratio = x / scale
-        moved = tf.floor(ratio + 0.5) + zero_point
+        moved = _nearest(ratio, zero_point)
         codes = tf.clip_by_value(moved, float(qmin), float(qmax))
 
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -68,6 +69,12 @@ def fake_quantize(
         return dequantize(codes, scale, zero_point), gradients
 
     return rounded(*(tf.convert_to_tensor(value, tf.float32) for value in (x, scale, zero_point)))
+
+
+def _nearest(ratio: tf.Tensor, zero_point: tf.Tensor) -> tf.Tensor:
+    """``ratio + zero_point``, rounded; the integer part of the zero point is added last, exactly."""
+    whole = tf.floor(zero_point)
+    return tf.floor(ratio + (zero_point - whole + 0.5)) + whole
 
 
 def _summed(gradient: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:

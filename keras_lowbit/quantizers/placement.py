@@ -84,12 +84,11 @@ def place(graph: Graph, config: PTQConfig) -> Placement:
                 "A pattern of `layer_bits` matches no layer with weights; it must match a whole name "
                 f"of {weighted}. Received: {pattern!r}"
             )
-    weights = {
-        node.name: TensorSpec(
-            _layer_bits(graph, node, config)[0], True, LAYERS[node.kind].kernel_axis
-        )
-        for node in graph.weighted()
-    }
+    weights = {}
+    for node in graph.weighted():
+        bits = _layer_bits(graph, node, config)[0]
+        axis, grid = LAYERS[node.kind].kernel_axis, config.grid_of_weights(bits)
+        weights[node.name] = TensorSpec(bits, True, axis, grid=grid)
     source = _sources(graph)
     heads = tuple(
         n.name for n in graph.nodes if source[n.name] == n.name and not fused_relu(graph, n)

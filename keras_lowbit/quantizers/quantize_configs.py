@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit._keras import keras, tfmot_imported_quietly
+from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import role_of
 from keras_lowbit.layer_table import LAYERS, has_kernel
 from keras_lowbit.quantizers.tensor_quantizers import (
@@ -42,6 +43,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
       weight_bits: 2..8, or None for a layer whose kernel stays float (or that has none).
       activation_bits: 2..8, or None for an output that is not quantized here.
       unsigned: the output is never negative.
+      weight_grid: "narrow", "full" or "midrise".
 
     Raises:
       ValueError: bits out of range, or a layer class with no kernel known.
@@ -52,12 +54,14 @@ class LowBitQuantizeConfig(QuantizeConfig):
         weight_bits: int | None = 4,
         activation_bits: int | None = 8,
         unsigned: bool = False,
+        weight_grid: str = "narrow",
     ) -> None:
         self.weight_bits = weight_bits
+        self.weight_grid = weight_grid
         self.weight_quantizer: WeightQuantizer | None = None
         self.output_quantizer: OutputQuantizer | None = None
         if weight_bits is not None:
-            WeightQuantizer(weight_bits, ())  # checks the bits; the axis comes with the layer
+            WeightQuantizer(weight_bits, (), weight_grid)  # checks them; the axis comes later
         if activation_bits is not None:
             self.output_quantizer = ActivationQuantizer(activation_bits, unsigned)
 
@@ -74,7 +78,9 @@ class LowBitQuantizeConfig(QuantizeConfig):
                 )
             return []
         if self.weight_quantizer is None:
-            self.weight_quantizer = WeightQuantizer(self.weight_bits, info.kernel_axis)
+            self.weight_quantizer = WeightQuantizer(
+                self.weight_bits, info.kernel_axis, self.weight_grid
+            )
         return [(getattr(layer, info.kernel), self.weight_quantizer)]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
@@ -96,17 +102,20 @@ class LowBitQuantizeConfig(QuantizeConfig):
             "weight_bits": self.weight_bits,
             "activation_bits": spec.bits if spec else None,
             "unsigned": bool(spec and spec.unsigned),
+            "weight_grid": self.weight_grid,
         }
 
 
 def wrap_layer(
-    layer: Any, weight_bits: int | None, output_quantizer: OutputQuantizer | None
+    layer: Any, weights: TensorSpec | None, output_quantizer: OutputQuantizer | None
 ) -> tuple[Any, LowBitQuantizeConfig]:
     """``layer`` in a tfmot wrapper of the same name, and the wrapper's configuration.
 
     The output goes through ``output_quantizer``, an object that other wrappers may share.
     """
-    config = LowBitQuantizeConfig(weight_bits, None)
+    config = LowBitQuantizeConfig(None, None)
+    if weights:
+        config = LowBitQuantizeConfig(weights.bits, None, weight_grid=weights.grid)
     config.output_quantizer = output_quantizer
     wrapper = QuantizeWrapperV2(layer, config, name_prefix="quantized_", dtype="float32")
     return wrapper, config

@@ -21,7 +21,7 @@ def weight_scale(kernel: np.ndarray, spec: TensorSpec, method: str) -> np.ndarra
     Args:
       kernel: float, any shape.
       spec: symmetric grid; ``spec.axis`` has scales of its own.
-      method: "minmax" (largest absolute value on the last code) or "mse" (least squared error
+      method: "minmax" (largest absolute value on the last level) or "mse" (least squared error
         among 100 fractions of it).
 
     Returns:
@@ -32,16 +32,18 @@ def weight_scale(kernel: np.ndarray, spec: TensorSpec, method: str) -> np.ndarra
         kernel.astype(np.float64), spec.axis, tuple(range(len(spec.axis)))
     ).reshape(-1, int(np.prod([kernel.shape[a] for a in others], dtype=int)))
     largest = np.abs(values).max(axis=1)
-    scale = largest / spec.qmax
+    zero = spec.zero_point
+    last = spec.qmax - zero  # the last level in units of the scale
+    scale = largest / last
     if method == "mse":
         best = np.where(largest > 0, np.inf, 0.0)  # nothing to improve in a dead channel
         for fraction in np.linspace(1.0, 0.2, CANDIDATES):
-            candidate = np.where(largest > 0, fraction * largest / spec.qmax, 1.0)
-            codes = np.clip(np.rint(values / candidate[:, None]), spec.qmin, spec.qmax)
-            error = ((values - codes * candidate[:, None]) ** 2).sum(axis=1)
+            candidate = np.where(largest > 0, fraction * largest / last, 1.0)
+            codes = np.clip(np.rint(values / candidate[:, None] + zero), spec.qmin, spec.qmax)
+            error = ((values - (codes - zero) * candidate[:, None]) ** 2).sum(axis=1)
             scale = np.where(error < best, candidate, scale)
             best = np.minimum(best, error)
-    floor = (largest.max() / spec.qmax or 1.0) * SMALLEST_RELATIVE_SCALE
+    floor = (largest.max() / last or 1.0) * SMALLEST_RELATIVE_SCALE
     return np.maximum(scale, floor).astype(np.float32).reshape(spec.scale_shape(kernel.shape))
 
 

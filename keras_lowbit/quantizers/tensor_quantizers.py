@@ -45,7 +45,7 @@ class _LowBitQuantizer(tfmot_quantizers.Quantizer):
         del training, kwargs
         if self.rule is not None:
             return self.rule(inputs)
-        zero_point = weights.get("zero_point", 0.0)
+        zero_point = weights.get("zero_point", self.spec.zero_point)
         scale = self.trained(weights["scale"])
         return fake_quantize(inputs, scale, zero_point, self.spec.qmin, self.spec.qmax)
 
@@ -97,14 +97,15 @@ class WeightQuantizer(_LowBitQuantizer):
       bits: 2..8.
       axis: axes of the kernel that count its output channels: (3,) for Conv2D, (2, 3) for
         DepthwiseConv2D, (1,) for Dense.
+      grid: "narrow", "full" or "midrise", see :class:`keras_lowbit.config.TensorSpec`.
 
     Example:
       >>> WeightQuantizer(bits=4, axis=(3,)).spec.qmax
       7
     """
 
-    def __init__(self, bits: int, axis: tuple[int, ...]) -> None:
-        super().__init__(TensorSpec(bits, symmetric=True, axis=tuple(axis)))
+    def __init__(self, bits: int, axis: tuple[int, ...], grid: str = "narrow") -> None:
+        super().__init__(TensorSpec(bits, symmetric=True, axis=tuple(axis), grid=grid))
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         shape = self.spec.scale_shape(tuple(tensor_shape))
@@ -117,7 +118,7 @@ class WeightQuantizer(_LowBitQuantizer):
         return self.variables
 
     def get_config(self) -> dict[str, Any]:
-        return {"bits": self.spec.bits, "axis": list(self.spec.axis)}
+        return {"bits": self.spec.bits, "axis": list(self.spec.axis), "grid": self.spec.grid}
 
 
 @keras.utils.register_keras_serializable(package="keras_lowbit")

@@ -209,7 +209,8 @@ def _solve(
             node, ((x_hat, x) for (x_hat,), (x,) in zip(quantized, wanted, strict=True))
         )
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        grid = Grid(quantizer.spec, quantizer.scale())
+        spec = quantizer.spec
+        grid = Grid(spec, quantizer.scale(), spec.zero_point)
         hard, scale = variable.solve(kernel.numpy(), grid, moments)
         kernel.assign(hard)
         quantizer.set_scale(scale)

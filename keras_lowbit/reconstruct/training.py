@@ -84,7 +84,8 @@ def attach(
     attached = []
     for name in layers if weight else ():
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        grid = Grid(quantizer.spec, quantizer.scale())
+        spec = quantizer.spec
+        grid = Grid(spec, quantizer.scale(), spec.zero_point)
         state = weight.init(kernel.value(), grid)  # type: ignore[union-attr]
         attached.append(Attached(weight, quantizer, kernel, grid, state))  # type: ignore[arg-type]
     for name in sorted(groups) if activation else ():

@@ -25,10 +25,12 @@ def wide(keras: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def by_bits() -> dict[int, QuantizedModel]:
-    """The wide network with weights of 2, 4 and 6 bits."""
+    """The wide network with weights of 2 to 6 bits, on all kinds of grids."""
+    grids = {2: "full", 3: "midrise", 4: "narrow", 6: "midrise"}
     return {
         bits: pipelines.quantized(
-            networks.randomize(wide(tf_keras)), PTQConfig(bits, 8, optimize=(), tune_steps=0)
+            networks.randomize(wide(tf_keras)),
+            PTQConfig(bits, 8, weight_grid=grid, optimize=(), tune_steps=0),
         )
-        for bits in (2, 4, 6)
+        for bits, grid in grids.items()
     }

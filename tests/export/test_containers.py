@@ -154,6 +154,17 @@ def test_refusals(options: tuple[str, str, str], message: str) -> None:
 
 
 @needs_tflm
+def test_a_grid_without_zero_needs_a_bit_more() -> None:
+    """4 bits fill INT4, so a level between two of its codes is not there."""
+    config = PTQConfig(4, weight_grid="midrise", optimize=(), tune_steps=0)
+    model = networks.randomize(networks.chain((6,), lambda k: k.Dense(4, name="layer"))(tf_keras))
+    qmodel = pipelines.quantized(model, config)
+    codes = qmodel.to_program().tensors["layer/kernel"].data
+    assert set(np.unique(codes)) <= set(range(-120, 121, 16))
+    with pytest.raises(ValueError, match="'layer'.*'midrise'.*4 bits in 'int4'"):
+        qmodel.to_program({"layer": "int4"})
+
+
 def test_what_xnnpack_refuses_is_not_exported_for_litert_nor_run_there() -> None:
     """It refuses factors of 256, or aborts the process."""
     build = Builder(0, 8)

@@ -172,6 +172,15 @@ BREAKS = {
     "an input scale of 2.-28": lambda b, x: b.probability(
         "LOGISTIC", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 2**-28.01, 0))
     ),
+    "a bias scale within 0.02 output scales": lambda b, x: b.apply(
+        "FULLY_CONNECTED",
+        (
+            b.reshape(x, (1, 144)),
+            b.constant(np.ones((1, 144), np.int8), np.float32([0.1])),
+            b.constant(np.zeros(1, np.int32), np.float32([0.1001 * 0.05])),
+        ),
+        b.activation((1, 1), 1e-5, 0),
+    ),
     "equal shapes": lambda b, x: b.apply("ADD", (x, b.input((1, 1, 1, 4))), b.like(x)),
     "an axis other than the batch": lambda b, x: b.apply(
         "CONCATENATION", (x, x), b.like(x), axis=0

@@ -63,7 +63,8 @@ def test_round_trip(
             np.testing.assert_array_equal(stored.scale, written.scale)
             assert (stored.bits, stored.container) == (bits, containers[name.split("/")[0]])
             assert (stored.axis, stored.zero_point) == (entries[name]["axis"], 0)
-            assert np.abs(stored.codes.astype(int) >> stored.shift).max() < 2 ** (bits - 1)
+            codes = (stored.codes.astype(int) - stored.offset) >> stored.shift
+            assert -(2 ** (bits - 1)) <= codes.min() <= codes.max() < 2 ** (bits - 1)
             bias = tensors[name.replace("kernel", "bias")]
             written = program.tensors[bias.name]
             np.testing.assert_array_equal(bias.codes, written.data)
@@ -181,8 +182,8 @@ def test_the_table_of_a_file(by_bits: dict[int, QuantizedModel], tmp_path: Path)
         rows = {row["tensor"]: row for row in shown.tensors}
         assert shown.known and list(rows) == list(keras_lowbit.load_tflite(path))
         assert rows["large/kernel"]["container"] == "lut" and rows["large/kernel"]["bits"] == 2
-        # 2-bit indices, and 16 bytes of header and 3 codes for each of 32 channels.
-        assert rows["large/kernel"]["bytes"] == 16 * 9 * 32 // 4 + 16 + 32 * 3
+        # 2-bit indices, and 16 bytes of header and 4 codes for each of 32 channels.
+        assert rows["large/kernel"]["bytes"] == 16 * 9 * 32 // 4 + 16 + 32 * 4
         assert rows["depthwise/kernel"]["bytes"] == 32 * 9 // 2
         assert rows["last/bias"]["bytes"] == 4
         low, high = rows["large/kernel"]["scale"]

@@ -103,7 +103,7 @@ def test_eight_bits_are_close_to_float(float_model: Any) -> None:
     calibrate(fresh.model, [X])
     expected = networks.outputs(float_model, [X])[0]
     np.testing.assert_allclose(fresh.model(X), expected, atol=0.05)
-    coarse = make_student(float_model, PTQConfig.uniform(2))
+    coarse = make_student(float_model, PTQConfig.uniform(2, weight_grid="narrow"))
     calibrate(coarse.model, [X])
     error = np.abs(coarse.model(X) - expected).mean()
     assert error > 5 * np.abs(fresh.model(X) - expected).mean()

@@ -55,6 +55,22 @@ def test_every_code_is_reached_and_zero_is_exact(spec: TensorSpec) -> None:
         assert float(zero) == 0.0
 
 
+def test_levels_around_zero() -> None:
+    """Zero point -1/2: two bits are the levels -1.5, -0.5, 0.5 and 1.5; what is between them goes up."""
+    x = tf.constant([-9.0, -1.1, -1.0, -0.4, 0.0, 0.4, 1.0, 1.1, 9.0])
+    arguments = tf.constant(1.0), tf.constant(-0.5), -2, 1
+    np.testing.assert_array_equal(numerics.quantize(x, *arguments), [-2, -2, -1, -1, 0, 0, 1, 1, 1])
+    with tf.GradientTape() as tape:
+        tape.watch([x, arguments[0]])
+        values = numerics.fake_quantize(x, *arguments)
+    np.testing.assert_array_equal(values, [-1.5, -1.5, -0.5, -0.5, 0.5, 0.5, 1.5, 1.5, 1.5])
+    to_x, to_scale = tape.gradient(values, [x, arguments[0]])
+    np.testing.assert_array_equal(to_x, [0, 1, 1, 1, 1, 1, 1, 1, 0])
+    # By LSQ: the level less x inside the grid, the level where it was clipped.
+    inside = (values.numpy() - x.numpy())[1:-1].sum()
+    assert float(to_scale) == pytest.approx(inside - 1.5 + 1.5, abs=1e-5)
+
+
 def test_halves_are_rounded_up() -> None:
     x = tf.constant([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
     np.testing.assert_array_equal(numerics.round_ste(x), [-2, -1, 0, 1, 2, 3])

@@ -22,8 +22,8 @@ class TestAdaRound(VariableContract):
 
     def start(self, kernel: tf.Tensor, grid: Grid) -> tuple[tf.Tensor, float]:
         """The weights themselves, inside the grid."""
-        ends = grid.spec.qmin * grid.scale, grid.spec.qmax * grid.scale
-        return tf.clip_by_value(kernel, *ends), 1e-4
+        low, high = (code - grid.zero_point for code in (grid.spec.qmin, grid.spec.qmax))
+        return tf.clip_by_value(kernel, low * grid.scale, high * grid.scale), 1e-4
 
 
 def error(x: np.ndarray, weights: np.ndarray, rounded: np.ndarray) -> float:

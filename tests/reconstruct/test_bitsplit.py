@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from networks import chain, randomize, samples
+from test_variables import assert_on_grid
 
 from keras_lowbit import PTQConfig
 from keras_lowbit.config import TensorSpec
@@ -21,7 +22,7 @@ from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.moments import Moments, input_moments
 from keras_lowbit.reconstruct.reconstructor import owners
 from keras_lowbit.reconstruct.variables import BitSplit, Grid
-from keras_lowbit.reconstruct.variables.bitsplit import _best_bit, _best_scale, _split
+from keras_lowbit.reconstruct.variables.bitsplit import _best_bit, _best_scale, _Kind, _split
 
 
 def error(hessian: np.ndarray, weights: np.ndarray, rounded: np.ndarray) -> float:
@@ -76,21 +77,28 @@ def test_one_bit_by_hand() -> None:
     hessian = np.array([[[2.0, 1.0], [1.0, 2.0]]])
     wanted = np.array([[[2.0], [0.4]]])
     nothing = np.zeros((1, 2, 1))
-    bit = _best_bit(hessian, wanted, nothing, nothing, 1.0)
+    bit = _best_bit(hessian, wanted, nothing, nothing, _Kind(1.0))
     np.testing.assert_array_equal(bit[0, :, 0], [1.0, 0.0])
+    # Without a zero to choose, the second input goes down: 1 / 2 x (-0.6 -> -1).
+    binary = _best_bit(hessian, wanted, nothing, nothing, _Kind(1.0, step=2))
+    np.testing.assert_array_equal(binary[0, :, 0], [1.0, -1.0])
     # The best scale of the code (1, 0) is (t' wanted) / (t' H t) = 2 / 2.
     scale = _best_scale(hessian, wanted, bit, np.full((1, 1, 1), 0.5), np.full((1, 1, 1), 0.5))
     assert scale.item() == 1.0
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_split_and_stitched(bits: int) -> None:
-    top = 2 ** (bits - 1) - 1
-    codes = np.arange(-top, top + 1, dtype=np.float64)
-    parts = _split(codes, bits - 1)
-    assert len(parts) == bits - 1
-    assert all(set(part) <= {-1.0, 0.0, 1.0} for part in parts)
-    np.testing.assert_array_equal(sum(2**k * part for k, part in enumerate(parts)), codes)
+@pytest.mark.parametrize("grid", ["narrow", "full", "midrise"])
+def test_split_and_stitched(bits: int, grid: str) -> None:
+    spec = TensorSpec(bits, True, grid=grid if bits < 8 else "narrow")
+    codes = np.arange(spec.qmin, spec.qmax + 1, dtype=np.float64)
+    kinds, parts = _split(codes, spec)
+    assert len(kinds) == len(parts) == (bits - 1 if spec.grid == "narrow" else bits)
+    for kind, part in zip(kinds, parts, strict=True):
+        assert set(part) <= {-1.0, 0.0, 1.0}
+        np.testing.assert_array_equal(kind.nearest(part), part)
+    levels = sum(kind.weight * part for kind, part in zip(kinds, parts, strict=True))
+    np.testing.assert_array_equal(levels, codes - spec.zero_point)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +161,15 @@ def test_moments_give_the_mean_squared_output(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_a_layer(kind: str, bits: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (4, "full"), (8, "auto")]
+)
+def test_a_layer(kind: str, bits: int, grid: str) -> None:
     """The unit's error falls, the kernel is on its grid, nothing is left, same seed same bits."""
     model = randomize(LAYERS[kind](tf_keras))
-    fields = {"input_bits": 8, "optimize": ("bitsplit",), "units": "layer"}
+    fields = {
+        "input_bits": 8, "optimize": ("bitsplit",), "units": "layer", "weight_grid": grid
+    }  # fmt: skip
     first, second = (
         pipelines.quantized(model, pipelines.ranges_only(bits, **fields)) for _ in range(2)
     )
@@ -165,9 +177,7 @@ def test_a_layer(kind: str, bits: int) -> None:
     assert record["error_after"] < record["error_before"]
     student = first.student
     kernel, scale = student.kernels["x"].numpy(), student.values()["x/kernel_scale"]
-    codes = np.rint(kernel / scale)
-    assert np.abs(codes).max() <= 2 ** (bits - 1) - 1
-    np.testing.assert_array_equal(kernel, codes * scale)
+    assert_on_grid(kernel, scale, student.weight_quantizers["x"].spec)
     assert student.weight_quantizers["x"].rule is None
     for name, value in student.values().items():
         np.testing.assert_array_equal(value, second.student.values()[name], name)

@@ -65,7 +65,8 @@ class Stop(Callback):
 
 def calibrated(bits: int = 3, network: networks.Network = networks.residual) -> QuantizedModel:
     """Ranges are set, nothing has been trained."""
-    return pipelines.quantized(networks.randomize(network(tf_keras)), pipelines.ranges_only(bits))
+    config = pipelines.ranges_only(bits, weight_grid="narrow")
+    return pipelines.quantized(networks.randomize(network(tf_keras)), config)
 
 
 def reconstruct(

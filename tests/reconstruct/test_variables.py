@@ -13,6 +13,7 @@ import tf_keras
 from networks import chain, randomize
 
 from keras_lowbit import PTQConfig
+from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.activations import UnitFunction
@@ -30,7 +31,9 @@ KINDS = {
 }
 STEPS = 50
 on_all_kernels = pytest.mark.parametrize("kind", KINDS)
-at_some_widths = pytest.mark.parametrize("bits", [2, 4, 8])
+at_some_widths = pytest.mark.parametrize(
+    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (3, "full"), (8, "narrow")]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +44,15 @@ class Toy:
     x: np.ndarray
 
     @classmethod
-    def of(cls, kind: str, bits: int) -> Toy:
+    def of(cls, kind: str, bits: int, grid: str = "auto") -> Toy:
         """Random weights; inputs are multiples of the input's scale, 1/128."""
         model = randomize(KINDS[kind](tf_keras))
         codes = np.random.default_rng(0).integers(-128, 128, (64, *model.input_shape[1:]))
         codes.ravel()[:2] = -128, 127
         x = (codes / 128).astype(np.float32)
-        config = pipelines.ranges_only(bits, input_bits=8, activation_range="minmax")
+        config = pipelines.ranges_only(
+            bits, input_bits=8, activation_range="minmax", weight_grid=grid
+        )
         return cls(pipelines.quantized(model, config, data=x), x)
 
     @property
@@ -62,7 +67,8 @@ class Toy:
     @property
     def grid(self) -> Grid:
         quantizer = self.qmodel.student.weight_quantizers["layer"]
-        return Grid(quantizer.spec, quantizer.variables["scale"].value())
+        scale, spec = quantizer.variables["scale"].value(), quantizer.spec
+        return Grid(spec, scale, spec.zero_point)
 
     def train(
         self, variable: OptimizationVariable, wanted_kernel: Any, on_step_end: Any = None
@@ -108,8 +114,8 @@ class VariableContract:
 
     @on_all_kernels
     @at_some_widths
-    def test_start(self, kind: str, bits: int) -> None:
-        toy = Toy.of(kind, bits)
+    def test_start(self, kind: str, bits: int, grid: str) -> None:
+        toy = Toy.of(kind, bits, grid)
         kernel = toy.kernel.value()
         state = self.variable.init(kernel, toy.grid)
         expected, tolerance = self.start(kernel, toy.grid)
@@ -121,8 +127,8 @@ class VariableContract:
 
     @on_all_kernels
     @at_some_widths
-    def test_gradients(self, kind: str, bits: int) -> None:
-        toy = Toy.of(kind, bits)
+    def test_gradients(self, kind: str, bits: int, grid: str) -> None:
+        toy = Toy.of(kind, bits, grid)
         kernel = toy.kernel.value()
         state = self.variable.init(kernel, toy.grid)
         assert state
@@ -145,9 +151,9 @@ class VariableContract:
 
     @on_all_kernels
     @at_some_widths
-    def test_training(self, kind: str, bits: int) -> None:
+    def test_training(self, kind: str, bits: int, grid: str) -> None:
         """The loss falls, the hard kernel is on the grid, and nothing else is left."""
-        toy = Toy.of(kind, bits)
+        toy = Toy.of(kind, bits, grid)
         self.spoil(toy)
         model = toy.qmodel.model
         before = [(v.ref(), v.shape) for v in model.variables]
@@ -157,9 +163,7 @@ class VariableContract:
         assert [(v.ref(), v.shape) for v in model.variables] == before
         assert_no_rules(toy)
         kernel, scale = toy.kernel.numpy(), toy.grid.scale.numpy()
-        codes = np.rint(kernel / scale)
-        assert np.abs(codes).max() <= 2 ** (bits - 1) - 1
-        np.testing.assert_array_equal(kernel, codes * scale)
+        assert_on_grid(kernel, scale, toy.grid.spec)
         np.testing.assert_array_equal(toy.grid.nearest(kernel), kernel)
         assert (scale > 0).all()
 
@@ -203,6 +207,12 @@ class VariableContract:
         again = PTQConfig.from_json(config.to_json())
         assert again == config
         assert variables.get(again.optimize[0]) == variable
+
+
+def assert_on_grid(kernel: np.ndarray, scale: np.ndarray, spec: TensorSpec) -> None:
+    codes = np.rint(kernel / scale + spec.zero_point)
+    assert spec.qmin <= codes.min() <= codes.max() <= spec.qmax
+    np.testing.assert_array_equal(kernel, np.float32(codes - spec.zero_point) * scale)
 
 
 def assert_no_rules(toy: Toy) -> None:

@@ -1,6 +1,6 @@
 """AdaRound: learn whether each weight is rounded up or down (Nagel et al. 2020).
 
-``w_hat = scale * clip(floor(w / scale) + h(v), qmin, qmax)`` with the rectified sigmoid
+``w_hat = scale * (clip(floor(w / scale + z) + h(v), qmin, qmax) - z)`` with the rectified sigmoid
 ``h(v) = clip(1.2 * sigmoid(v) - 0.1, 0, 1)`` (eq. 21 to 23), started so that ``w_hat = w``, and
 the penalty ``mean(1 - |2 h(v) - 1|^beta)`` (eq. 24), whose annealed beta drives h to 0 or 1.
 
@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from keras_lowbit.quantizers.numerics import dequantize
 from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable, State
 
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
@@ -50,14 +51,13 @@ class AdaRound(OptimizationVariable):
         self.beta_end = beta_end
 
     def init(self, tensor: tf.Tensor | None, grid: Grid) -> State:
-        ratio = tensor / grid.scale
+        ratio = tensor / grid.scale + grid.zero_point
         fraction = tf.clip_by_value(ratio - tf.floor(ratio), 1e-4, 1.0 - 1e-4)
         sigmoid = (fraction - _STRETCH_LOW) / (_STRETCH_HIGH - _STRETCH_LOW)
         return {"logits": tf.Variable(tf.math.log(sigmoid / (1.0 - sigmoid)))}
 
     def quantize(self, tensor: tf.Tensor, grid: Grid, state: State) -> tf.Tensor:
-        codes = tf.floor(tensor / grid.scale) + _rectified_sigmoid(state["logits"])
-        return grid.scale * tf.clip_by_value(codes, float(grid.spec.qmin), float(grid.spec.qmax))
+        return _between(tensor, grid, _rectified_sigmoid(state["logits"]))
 
     def penalty(self, state: State, progress: tf.Tensor) -> tf.Tensor:
         annealed = tf.maximum(0.0, (progress - self.warmup) / (1.0 - self.warmup))
@@ -71,9 +71,14 @@ class AdaRound(OptimizationVariable):
         self, tensor: tf.Tensor | None, grid: Grid, state: State
     ) -> tuple[tf.Tensor | None, Grid]:
         up = tf.cast(_rectified_sigmoid(state["logits"]) >= 0.5, tf.float32)
-        codes = tf.floor(tensor / grid.scale) + up
-        codes = tf.clip_by_value(codes, float(grid.spec.qmin), float(grid.spec.qmax))
-        return grid.scale * codes, grid
+        return _between(tensor, grid, up), grid
+
+
+def _between(tensor: tf.Tensor, grid: Grid, up: tf.Tensor) -> tf.Tensor:
+    """The level below each weight, plus the share ``up`` of a step."""
+    codes = tf.floor(tensor / grid.scale + grid.zero_point) + up
+    codes = tf.clip_by_value(codes, float(grid.spec.qmin), float(grid.spec.qmax))
+    return dequantize(codes, grid.scale, grid.zero_point)
 
 
 def _rectified_sigmoid(logits: tf.Tensor) -> tf.Tensor:

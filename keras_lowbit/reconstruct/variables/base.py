@@ -23,7 +23,7 @@ class Grid:
     Attributes:
       spec: bits, symmetry, axes.
       scale: float32, broadcastable to the tensor.
-      zero_point: float integer; 0 for symmetric grids.
+      zero_point: float integer; of symmetric grids ``spec.zero_point``.
     """
 
     spec: TensorSpec

@@ -1,9 +1,9 @@
 """Bit-Split and Stitching: optimise the integer weights bit by bit (Wang et al. 2020).
 
 A b-bit weight is split into b - 1 ternary bits, ``w_hat = scale * sum_k 2^k t_k`` with ``t_k`` in
-{-1, 0, 1}. ``|W x - W_hat x_hat|^2`` is minimised over one of them at a time with all others
-fixed: the best bit and the best scale both have a closed form. The bits are stitched
-to integers again, in place.
+{-1, 0, 1}, on the grids "full" and "midrise" into b binary ones. ``|W x - W_hat x_hat|^2`` is
+minimised over one bit at a time with all others fixed: the best bit and the best scale both have a
+closed form. The bits are stitched to integers again, in place.
 
 Deviation: a bit is solved for all output channels of a layer at once, and a sweep's updates reach
 the gradient block by block, which changes nothing but the time.
@@ -11,10 +11,11 @@ the gradient block by block, which changes nothing but the time.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from keras_lowbit.config import TensorSpec
 from keras_lowbit.reconstruct.moments import Moments
 from keras_lowbit.reconstruct.variables.base import ClosedForm, Grid
 
@@ -42,40 +43,65 @@ class BitSplit(ClosedForm):
         weights = moments.to_matrix(np.asarray(tensor, np.float64))
         wanted = moments.cross @ weights
         scale = start
-        codes = np.clip(np.floor(weights / scale + 0.5), grid.spec.qmin, grid.spec.qmax)
-        bits = _split(codes, grid.spec.bits - 1)
+        spec = grid.spec
+        nearest = np.floor(weights / scale + spec.zero_point + 0.5)
+        kinds, bits = _split(np.clip(nearest, spec.qmin, spec.qmax), spec)
+        levels = np.sum([kind.weight * bit for kind, bit in zip(kinds, bits, strict=True)], axis=0)
         for _ in range(self.sweeps):
-            before = codes
+            before = levels
             for k in reversed(range(len(bits))):
-                others = codes - 2.0**k * bits[k]
-                bits[k] = _best_bit(moments.quantized, wanted / scale, others, bits[k], 2.0**k)
-                codes = others + 2.0**k * bits[k]
-            scale = _best_scale(moments.quantized, wanted, codes, scale, start)
-            if np.array_equal(codes, before):
+                others = levels - kinds[k].weight * bits[k]
+                bits[k] = _best_bit(moments.quantized, wanted / scale, others, bits[k], kinds[k])
+                levels = others + kinds[k].weight * bits[k]
+            scale = _best_scale(moments.quantized, wanted, levels, scale, start)
+            if np.array_equal(levels, before):
                 break
         rounded = moments.from_matrix(scale, tuple(grid.scale.shape)).astype(np.float32)
-        return rounded * moments.from_matrix(codes, tensor.shape).astype(np.float32), rounded
+        return rounded * moments.from_matrix(levels, tensor.shape).astype(np.float32), rounded
 
 
-def _split(codes: np.ndarray, num_bits: int) -> list[np.ndarray]:
-    """Ternary bits, lowest first: the sign times the binary digits."""
-    magnitude = np.abs(codes).astype(np.int64)
-    return [np.sign(codes) * (magnitude >> k & 1) for k in range(num_bits)]
+class _Kind(NamedTuple):
+    """What a bit counts, a power of two, and what it may be: from ``low`` in ``step`` to ``high``."""
+
+    weight: float
+    low: int = -1
+    step: int = 1
+    high: int = 1
+
+    def nearest(self, value: np.ndarray) -> np.ndarray:
+        """The admissible entries nearest to ``value``."""
+        entry = self.low + self.step * np.rint((value - self.low) / self.step)
+        return np.clip(entry, self.low, self.high)
+
+
+def _split(codes: np.ndarray, spec: TensorSpec) -> tuple[list[_Kind], list[np.ndarray]]:
+    """The bits of the levels ``codes - spec.zero_point``, lowest first."""
+    if spec.grid == "narrow":  # the sign times the binary digits
+        magnitude = np.abs(codes).astype(np.int64)
+        kinds = [_Kind(2.0**k) for k in range(spec.bits - 1)]
+        return kinds, [np.sign(codes) * (magnitude >> k & 1) for k in range(spec.bits - 1)]
+    places = range(spec.bits)
+    if spec.grid == "midrise":  # every binary digit 0 counts as -1
+        kinds = [_Kind(2.0 ** (k - 1), step=2) for k in places]
+    else:  # two's complement
+        kinds = [_Kind(2.0**k, low=0) for k in places[:-1]] + [_Kind(-float(spec.qmin), high=0)]
+    above = (codes - spec.qmin).astype(np.int64)
+    return kinds, [kinds[k].low + kinds[k].step * (above >> k & 1) for k in places]
 
 
 def _best_bit(
-    hessian: np.ndarray, wanted: np.ndarray, others: np.ndarray, bit: np.ndarray, weight: float
+    hessian: np.ndarray, wanted: np.ndarray, others: np.ndarray, bit: np.ndarray, kind: _Kind
 ) -> np.ndarray:
-    """One sweep over one bit, input by input: the entry of {-1, 0, 1} of least error, all else fixed.
+    """One sweep over one bit, input by input: the admissible entry of least error, all else fixed.
 
     Args:
       hessian: (groups, inputs, inputs).
       wanted: the cross moment in units of the scale, (groups, inputs, outputs).
-      others: codes without this bit, (groups, inputs, outputs).
+      others: levels without this bit, (groups, inputs, outputs).
       bit: its present entries, (groups, inputs, outputs).
-      weight: what the bit counts, a power of two.
+      kind: what the bit counts and may be.
     """
-    bit = bit.copy()
+    weight, bit = kind.weight, bit.copy()
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     residual = wanted - hessian @ (others + weight * bit)
     for start in range(0, bit.shape[1], BLOCK):
@@ -87,7 +113,7 @@ def _best_bit(
             square = diagonal[:, start + i, None]
             now = bit[:, start + i]
             ideal = now + local[:, i] / (weight * np.where(square > 0, square, np.inf))
-            best = np.where(square > 0, np.clip(np.rint(ideal), -1, 1), now)
+            best = np.where(square > 0, kind.nearest(ideal), now)
             local -= inside[:, :, i, None] * (weight * (best - now))[:, None]
             bit[:, start + i] = best
         residual -= hessian[:, :, block] @ (weight * (bit[:, block] - old))
@@ -95,11 +121,15 @@ def _best_bit(
 
 
 def _best_scale(
-    hessian: np.ndarray, wanted: np.ndarray, codes: np.ndarray, scale: np.ndarray, start: np.ndarray
+    hessian: np.ndarray,
+    wanted: np.ndarray,
+    levels: np.ndarray,
+    scale: np.ndarray,
+    start: np.ndarray,
 ) -> np.ndarray:
-    """The scale of least error for given codes, per output; as it was where every code is 0."""
-    square = (codes * (hessian @ codes)).sum(axis=1, keepdims=True)
-    product = (codes * wanted).sum(axis=1, keepdims=True)
+    """The scale of least error for given levels, per output; as it was where every level is 0."""
+    square = (levels * (hessian @ levels)).sum(axis=1, keepdims=True)
+    product = (levels * wanted).sum(axis=1, keepdims=True)
     usable = (square > 0) & (product > 0)
     best = np.where(usable, product / np.where(usable, square, 1.0), scale)
     return np.clip(best, start / LARGEST_FACTOR, start * LARGEST_FACTOR)
