@@ -63,9 +63,7 @@ def choose_containers(
     Raises: ValueError if the target does not run a layer whatever its container.
     """
     program = lower({})
-    choices = {
-        layer: choices_of(program, layer, packing, target) for layer in kernel_names(program)
-    }
+    choices = {layer: _choices(program, layer, packing, target) for layer in kernel_names(program)}
     # Integers that fit the narrowest container fit the others too, and sizes are the same.
     trial = lower({k: min(names, key=INTEGER_BITS.__getitem__) for k, names in choices.items()})
     elements = {k: math.prod(trial.tensors[name].shape) for k, name in kernel_names(trial).items()}
@@ -145,10 +143,10 @@ def _beyond_xnnpack(program: Program) -> list[str]:
 
 
 def _fits(program: Program, layer: str, container: str, target: str) -> bool:
-    return container in choices_of(program, layer, "auto", target)
+    return container in _choices(program, layer, "auto", target)
 
 
-def choices_of(program: Program, layer: str, packing: str, target: str) -> list[str]:
+def _choices(program: Program, layer: str, packing: str, target: str) -> list[str]:
     """What the target's kernel takes and `packing` allows, the simplest first."""
     weights = program.tensors[kernel_names(program)[layer]]
     dense = len(weights.shape) == 2

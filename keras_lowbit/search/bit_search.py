@@ -23,7 +23,7 @@ from keras_lowbit.search.file_sizes import FileSizes
 from keras_lowbit.search.sensitivity import measure
 from keras_lowbit.search.solver import Limit, solve
 
-ROUNDS = 8  # of predicting the file's bytes around the last choice; two to four are usual
+ROUNDS = 16  # most choices that are looked at for one budget
 
 Bits = Mapping[str, int]
 
@@ -83,7 +83,7 @@ class BitSearch:
         )  # fmt: skip
         self.sizes = FileSizes(self.graph, config, self.widths)
         self._flash: dict[tuple[int, ...], int] = {}
-        self._changes: dict[tuple[int, ...], dict[str, dict[int, int]]] = {}
+        self._prediction: Limit | None = None
         self._alone: dict[tuple[str, int], int] = {}
 
     def choice(self, bits: Bits, with_flash: bool = True) -> Choice:
@@ -156,30 +156,26 @@ class BitSearch:
         most = math.floor(budget.limits().get("flash", 0))
         if not most or self.flash(bits) <= most:
             return bits
-        # Bytes are predicted around the last choice; too large a file leaves less room for the next.
-        best, around, margin = least, least, 0
-        seen: set[tuple[int, ...]] = set()
+        if self._prediction is None:
+            self._prediction = self.sizes.prediction()
+        sizes = self._prediction
+        all_shared = sum(cost for _, cost in sizes.shared)
+        best, margin = least, 0
         for _ in range(ROUNDS):
-            left = most - self.flash(around) - margin
-            bits = solve(harm, [*limits, Limit(self._around(around), left)])
-            if bits is None:
-                break
-            over = self.flash(bits) - most
-            if over <= 0 and self._harm(bits) < self._harm(best):
+            predicted = dataclasses.replace(sizes, most=sizes.most + most - margin)
+            bits = solve(harm, [*limits, predicted])
+            if bits is None or self._harm(bits) >= self._harm(best):
+                # Too much may have been expected of what is shared: expect less of it.
+                margin -= (margin + all_shared) // 2
+                continue
+            size = self.flash(bits)
+            if size <= most:
                 best = bits
-            if tuple(bits.values()) in seen:
-                break
-            seen.add(tuple(bits.values()))
-            margin = margin + over if over > 0 else 0
-            around = bits
+            # No choice comes again, and the next one is expected to be mispredicted as this one was.
+            again = {n: {b: int(b == bits[n]) for b in row} for n, row in self.widths.items()}
+            limits.append(Limit(again, len(bits) - 1))
+            margin = size + sizes.most - sizes.cost(bits)
         return best
-
-    def _around(self, bits: Bits) -> dict[str, dict[int, int]]:
-        """What single changes of a choice add to its file, measured once."""
-        key = tuple(bits.values())
-        if key not in self._changes:
-            self._changes[key] = self.sizes.around(bits)
-        return self._changes[key]
 
     def _check_reachable(self, budget: Budget, least: Bits) -> None:
         """Refuse what even the fewest bits do not keep."""

@@ -1,27 +1,28 @@
 """The bytes of the file that a choice of widths will give, from the exporter's own code.
 
 The file is that of ``export(path, packing="auto", strip="micro")``. Layers share lookup tables and
-operator codes, so bytes do not add up over layers; near a given choice they nearly do.
+operator codes, so bytes do not add up over layers; what they share is counted once for each width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.export.arena import measure_arena
-from keras_lowbit.export.containers import choices_of, choose_containers
+from keras_lowbit.export.containers import choose_containers
 from keras_lowbit.export.flatbuffer import file_size, write
 from keras_lowbit.export.ir import Program
 from keras_lowbit.export.lower import lower
-from keras_lowbit.export.packing import INTEGER_BITS
+from keras_lowbit.export.packing import kernel_names
 from keras_lowbit.graph import Graph
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.placement import place
 from keras_lowbit.search.choice import with_bits
 from keras_lowbit.search.sensitivity import Widths
+from keras_lowbit.search.solver import Limit, Pair
 
 PACKING, STRIP, TARGET = "auto", "micro", "tflm"
 Containers = Mapping[str, str]
@@ -92,21 +93,36 @@ class FileSizes:
         blob = write(self.program(bits, containers), None, containers, STRIP)
         return measure_arena(blob).smallest
 
-    def around(self, bits: Mapping[str, int]) -> dict[str, dict[int, int]]:
-        """By layer and width, the bytes that the file grows by if that layer alone gets that width."""
-        containers = self.containers(bits)
-        now = self.flash(bits)
-        sizes: dict[str, dict[int, int]] = {}
-        for name, widths in self._widths.items():
-            sizes[name] = {}
-            for width in widths:
-                near = {**bits, name: width}
-                possible = choices_of(self.program(near, {}), name, PACKING, TARGET)
-                # Integers that fit the narrowest container fit the others too, and sizes are the same.
-                narrowest = min(possible, key=INTEGER_BITS.__getitem__)
-                program = self.program(near, {**containers, name: narrowest})
-                sizes[name][width] = -now + min(
-                    file_size(program, {**containers, name: container}, STRIP)
-                    for container in possible
-                )
-        return sizes
+    def prediction(self) -> Limit:
+        """The bytes of any choice, nearly, as a limit of 0 bytes.
+
+        For each width, all free layers get it, and one after the other is put back into a byte per
+        weight: the difference is what that layer saves in the company of those that share its tables.
+        What such layers save together is less than the sum of that, by their tables. (Tables along
+        another axis, those of depthwise convolutions, are others.)
+        """
+        free = [name for name, row in self._widths.items() if len(row) > 1]
+        layers = {name: dict.fromkeys(row, 0) for name, row in self._widths.items()}
+        shared: list[tuple[Set[Pair], int]] = []
+        base = 0
+        for width in self._widths[free[0]]:
+            bits = {n: width if n in free else next(iter(r)) for n, r in self._widths.items()}
+            containers = self.containers(bits)
+            program = self.program(bits, containers)
+            kernels = kernel_names(program)
+
+            def without(
+                names: Set[str], program: Program = program, containers: Containers = containers
+            ) -> int:
+                left = {n: container for n, container in containers.items() if n not in names}
+                return file_size(program, left, STRIP)
+
+            size, base = without(set()), without(set(free))
+            alike: dict[int, set[str]] = {}
+            for name in set(free) & set(containers):
+                layers[name][width] = size - without({name})
+                alike.setdefault(program.tensors[kernels[name]].axis, set()).add(name)
+            for names in alike.values():
+                once = size - without(names) - sum(layers[name][width] for name in names)
+                shared.append(({(name, width) for name in names}, once))
+        return Limit(layers, -base, shared)

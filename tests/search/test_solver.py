@@ -31,7 +31,13 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, dict[int, float]], list[Limit]]
             layer: {b: unit * draw(st.integers(-50, 3000)) for b in row}
             for layer, row in widths.items()
         }
-        limits.append(Limit(costs, draw(st.integers(-100, 6000)) * unit))
+        pairs = [(layer, b) for layer, row in widths.items() for b in row]
+        sharers = st.sets(st.sampled_from(pairs), min_size=1)
+        shared = [
+            (draw(sharers), unit * draw(st.integers(-20, 2000)))
+            for _ in range(draw(st.integers(0, 3)))
+        ]
+        limits.append(Limit(costs, draw(st.integers(-100, 6000)) * unit, shared))
     return harm, limits
 
 
@@ -43,13 +49,13 @@ def test_as_good_as_trying_everything(
     harm, limits = problem
     tried = []
     for bits in itertools.product(*harm.values()):
-        pairs = list(zip(harm, bits, strict=True))
-        if all(sum(limit.costs[n][b] for n, b in pairs) <= limit.most for limit in limits):
-            tried.append(sum(harm[n][b] for n, b in pairs))
+        choice = dict(zip(harm, bits, strict=True))
+        if all(limit.cost(choice) <= limit.most for limit in limits):
+            tried.append(sum(harm[n][b] for n, b in choice.items()))
     found = solve(harm, limits)
     assert (found is None) == (not tried)
     if found is not None:
-        assert all(sum(lim.costs[n][b] for n, b in found.items()) <= lim.most for lim in limits)
+        assert all(limit.cost(found) <= limit.most for limit in limits)
         largest = max(max(row.values()) for row in harm.values())
         assert sum(harm[n][b] for n, b in found.items()) == pytest.approx(
             min(tried), rel=1e-9, abs=1e-9 * largest
@@ -59,3 +65,13 @@ def test_as_good_as_trying_everything(
 def test_no_layers() -> None:
     assert solve({}, [Limit({}, 0)]) == {}
     assert solve({}, [Limit({}, -1)]) is None
+
+
+def test_cost_counts_what_is_shared_once() -> None:
+    limit = Limit(
+        {"a": {2: 10, 3: 20}, "b": {2: 10, 3: 20}},
+        0,
+        [({("a", 2), ("b", 2)}, 5), ({("a", 3), ("b", 3)}, 7)],
+    )
+    assert limit.cost({"a": 3, "b": 3}) == 47
+    assert limit.cost({"a": 2, "b": 3}) == 42
