@@ -29,19 +29,22 @@ def exported_size(qmodel: QuantizedModel, folder: Path) -> int:
     return path.stat().st_size
 
 
-@pytest.mark.parametrize("flash", ["6kB", "8KiB"])
-def test_the_file_keeps_the_budget_once_trained(flash: Any, tmp_path: Path) -> None:
-    budget = Budget(flash=flash)
-    qmodel = keras_lowbit.quantize(
-        uneven.model(), uneven.samples(), config=BRIEFLY, budget=budget, verbose=0
+def test_the_file_keeps_the_budget_once_trained(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"config": BRIEFLY, "budget": Budget(flash="6kB"), "verbose": 0}
+    qmodel, resumed = (
+        keras_lowbit.quantize(
+            uneven.model(), uneven.samples(), checkpoint_dir=tmp_path / "run", **arguments
+        )
+        for _ in range(2)
     )
-    limit = budget.limits()["flash"]
-    assert 0.85 * limit < exported_size(qmodel, tmp_path) <= limit
+    assert 5000 < exported_size(qmodel, tmp_path) <= 6000
     chosen = {row.name: row.weight_bits for row in qmodel.report().rows if row.weight_bits}
     assert dict(qmodel.config.layer_bits) == {name: (bits, 8) for name, bits in chosen.items()}
     assert len(set(chosen.values())) > 1
     qmodel.save(tmp_path / "saved")
     assert keras_lowbit.load(tmp_path / "saved").config == qmodel.config
+    for name, value in qmodel.student.values().items():
+        np.testing.assert_array_equal(resumed.student.values()[name], value)
 
 
 @needs_tflm
@@ -61,7 +64,7 @@ def test_real_network_and_data(shared_data: Path, tmp_path: Path) -> None:
         np.mean(qmodel.model.predict(x, verbose=0).argmax(-1) == wanted)
         for qmodel in (uniform, mixed)
     ]
-    assert agreeing[1] > agreeing[0] + 0.05
+    assert agreeing[1] > agreeing[0] + 0.1
     assert mixed.verify(tmp_path / "model.tflite", x[:1]).ok
 
 
@@ -104,15 +107,3 @@ def test_a_file_that_stays_too_large_is_refused(search: BitSearch) -> None:
 def test_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         keras_lowbit.quantize(uneven.model(), uneven.samples(), verbose=0, **arguments)
-
-
-def test_resumes(tmp_path: Path) -> None:
-    arguments = {"config": BRIEFLY, "budget": Budget(average_weight_bits=3.0), "verbose": 0}
-    first, second = (
-        keras_lowbit.quantize(
-            uneven.model(), uneven.samples(), checkpoint_dir=tmp_path / "run", **arguments
-        )
-        for _ in range(2)
-    )
-    for name, value in first.student.values().items():
-        np.testing.assert_array_equal(second.student.values()[name], value)
