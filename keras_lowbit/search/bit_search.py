@@ -35,7 +35,7 @@ class Choice:
     Attributes:
       bits: of the kernel, by layer.
       config: the configuration that quantizes so.
-      harm: the predicted divergence from the float model: single layers' effects, added up.
+      harm: the predicted squared error of the outputs, relative: single layers' effects, added up.
       average_weight_bits: over all kernels.
       bops: bit operations of an inference.
       flash: bytes of the file; None where only other limits were asked for.

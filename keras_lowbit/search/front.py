@@ -67,12 +67,12 @@ class Front:
             axes.annotate(label, (size, point.harm), (3, 3), textcoords="offset points")
         axes.set_yscale("log")
         axes.set_xlabel("file for TFLM, kB")
-        axes.set_ylabel("predicted divergence")
+        axes.set_ylabel("predicted error")
         figure.savefig(path)
 
     def __str__(self) -> str:
         lines = [
-            f"{'file bytes':>12}{'bits a weight':>15}{'BOPs':>16}{'predicted divergence':>22}  bits"
+            f"{'file bytes':>12}{'bits a weight':>15}{'BOPs':>16}{'predicted error':>22}  bits"
         ]
         for point in self.points:
             bits = " ".join(map(str, point.bits.values()))
