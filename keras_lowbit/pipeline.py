@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ from keras_lowbit.reader import read
 from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
 from keras_lowbit.reconstruct.variables import ClosedForm
+from keras_lowbit.search.bit_search import BitSearch
+from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.choice import CANDIDATE_BITS
+from keras_lowbit.search.within_budget import quantize_within
 from keras_lowbit.version import __version__
 
 
@@ -38,6 +43,8 @@ def quantize(
     activation_bits: int | None = None,
     *,
     config: PTQConfig | None = None,
+    budget: Budget | None = None,
+    candidate_bits: tuple[int, ...] | None = None,
     callbacks: Iterable[Callback] | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -53,6 +60,9 @@ def quantize(
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
       config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
+      budget: choose the bits of every kernel within these limits, the fewest where the network suffers
+        least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs.
+      candidate_bits: with a budget, the widths to choose from; by default (2, 3, 4, 6, 8).
       callbacks: watch the reconstruction; see :mod:`keras_lowbit.callbacks`.
       checkpoint_dir: a folder to resume from after a kill, with the same result.
       seed: same seed, same bits.
@@ -62,13 +72,15 @@ def quantize(
       The quantized model: a tf_keras model that simulates it, and everything to export it.
 
     Raises:
-      ValueError: a model or data that cannot be quantized; the message names the layer or input.
+      ValueError: a model or data that cannot be quantized; the message names the layer or input. Or a
+        budget that cannot be kept; the message says the least that can be reached.
 
     Example:
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
       >>> qmodel.export("model.tflite")
     """
     config = _resolve(config, weight_bits, activation_bits)
+    _check_budget(budget, candidate_bits, weight_bits)
     model = load_float_model(model)
     source = read(model)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
@@ -77,9 +89,31 @@ def quantize(
     watching = CallbackList([
         *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
     ])  # fmt: skip
-    checkpoint = _checkpoint(checkpoint_dir, config, source, data, seed)
-    reconstructor = Reconstructor(config, watching, seed, checkpoint)
+    owners(config)  # likewise
 
+    def with_config(config: PTQConfig, attempt: int = 0) -> QuantizedModel:
+        again = f"attempt_{attempt}" if attempt else ""
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir, again)
+        checkpoint = _checkpoint(folder, config, source, data, seed)
+        return _four_steps(model, source, inputs, config, watching, seed, checkpoint)
+
+    if budget is None:
+        return with_config(config)
+    search = BitSearch(source, inputs, config, candidate_bits or CANDIDATE_BITS, verbose)
+    return quantize_within(budget, search, with_config)
+
+
+def _four_steps(
+    model: Any,
+    source: Graph,
+    inputs: dict[str, np.ndarray],
+    config: PTQConfig,
+    watching: CallbackList,
+    seed: int,
+    checkpoint: Checkpoint | None,
+) -> QuantizedModel:
+    data = list(inputs.values())
+    reconstructor = Reconstructor(config, watching, seed, checkpoint)
     # Step 1: same function, friendlier weights.
     prepared, notes = preprocess(source, config)
     # Step 2: structure, then ranges.
@@ -124,6 +158,23 @@ def _resolve(
             f"weight_bits={weight_bits!r}, activation_bits={activation_bits!r}, config={config!r}"
         )
     return config
+
+
+def _check_budget(
+    budget: Budget | None, candidate_bits: tuple[int, ...] | None, weight_bits: int | None
+) -> None:
+    if budget is None and candidate_bits is not None:
+        raise ValueError(
+            "`candidate_bits` are what a budget is spent on: give `budget` too. "
+            f"Received: candidate_bits={candidate_bits!r}"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"`budget` must be a Budget. Received: {type(budget).__name__}")
+    if budget is not None and weight_bits is not None:
+        raise ValueError(
+            "A budget chooses the weight bits: leave `weight_bits` out, and limit the choice with "
+            f"`candidate_bits`. Received: weight_bits={weight_bits!r}"
+        )
 
 
 def _methods(config: PTQConfig) -> dict[str, str]:
