@@ -24,7 +24,7 @@ from keras_lowbit.config import PTQConfig, TensorSpec
 from keras_lowbit.finetune.losses import squared_error
 from keras_lowbit.graph import Graph, build, role_of
 from keras_lowbit.layer_table import LAYERS
-from keras_lowbit.quantizers.numerics import quantize
+from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
 from keras_lowbit.quantizers.ranges import weight_scale
 from keras_lowbit.reconstruct.activations import UnitFunction
@@ -66,7 +66,7 @@ def measure(
       graph: folded, with ``Quantize`` nodes.
       inputs: calibration samples, float32 (samples, ...), by input node; the first 256 count.
       candidates: widths by layer; of a single width the harm is 0, as there is nothing to choose.
-      config: ``weight_range`` matters.
+      config: ``weight_grid`` and ``weight_range`` matter.
       on_layer_end: called with the index of each layer.
 
     Returns:
@@ -86,9 +86,10 @@ def measure(
         axis = LAYERS[graph[name].kind].kernel_axis
         found[name] = {}
         for bits in choices:
-            spec = TensorSpec(bits, True, axis)
+            spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
             scale = weight_scale(floats, spec, config.weight_range)
-            rounded = (quantize(floats, scale, 0.0, spec.qmin, spec.qmax) * scale).numpy()
+            codes = quantize(floats, scale, spec.zero_point, spec.qmin, spec.qmax)
+            rounded = dequantize(codes, scale, spec.zero_point).numpy()
             harm = 0.0
             if len(choices) > 1:
                 kernel.assign(rounded)
