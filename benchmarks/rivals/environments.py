@@ -40,10 +40,10 @@ def prepare(contestant: Contestant, say: Callable[[str], None]) -> None:
     if folder is None or _is_ready(folder):
         return
     say(f"{folder} is made from {REQUIREMENTS.name}")
-    _run([_old_python(), "-m", "venv", "--clear", str(folder)])
+    _run([_old_python(), "-m", "venv", "--clear", "--without-pip", str(folder)])
     _run([
-        str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet",
-        "--disable-pip-version-check", "--requirement", str(REQUIREMENTS),
+        sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install",
+        "--quiet", "--disable-pip-version-check", "--requirement", str(REQUIREMENTS),
     ])  # fmt: skip
     _marker(folder).write_text(REQUIREMENTS.read_text())
 

@@ -27,9 +27,9 @@ TOOLS = """- **keras_lowbit**: `quantize` with its defaults, exported, scored on
   else. Scored in simulation.
 - **MCT PTQ** and **GPTQ**: Sony's Model Compression Toolkit with the defaults of its functions, in an
   environment of its own with TensorFlow 2.15; scored in simulation, since it exports no such files. Its preset
-  for TFLite has eight bits only, leaves depthwise kernels float and bounds most activations by powers of two;
-  it was given capabilities without these limits: symmetric kernels with a scale per channel, activations
-  with a scale and a zero point. The tutorial of its GPTQ takes 50 epochs of 5 batches of 16 samples, 250 steps;
+  for TFLite has eight bits only, leaves depthwise kernels float, bounds most activations by powers of two and
+  is refused by 2.6.1 itself; MCT was given capabilities without these limits: symmetric kernels with a scale
+  per channel, activations with a scale and a zero point. The tutorial of its GPTQ takes 50 epochs of 5 batches of 16 samples, 250 steps;
   here an epoch is all calibration samples in batches of 16, so that 5 epochs are 320 steps already."""
 
 BITS = """`W4A8` is 4 bits for every kernel and 8 for activations. Below 8 bits of activations, the network input has
@@ -40,8 +40,8 @@ width one."""
 
 COLUMNS = """- **drop**: accuracy lost from float, in points, with the {share:.0%} interval of a bootstrap over test
   samples, paired (each sample is right in both networks, in one, or in neither).
-- **seconds**: wall time of the quantization alone, without loading, importing and scoring;
-  **CPU** of that process in the same time, which other work on the machine disturbs less.
+- **seconds**: wall time of the quantization until there is a file (or, in simulation, a model), without
+  loading, importing and scoring; **CPU** of that process in the same time, which other work on the machine disturbs less.
 - **× ours**: wall time as a multiple of that of `keras_lowbit default` at the same setting."""
 
 EXPECTED = """Before anything was measured: more accurate than every rival at and below four bits, and at least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,27 @@ def test_a_failed_process_is_no_row(tiny: Task, tmp_path: Path) -> None:
         measure(Cell("tiny", broken, "W8A8"), tmp_path, tiny)
 
 
-def test_an_environment_is_ready_for_its_requirements_alone(tmp_path: Path) -> None:
-    mct = dataclasses.replace(contestant(MCT), environment=tmp_path)
-    (tmp_path / "installed.txt").write_text("tensorflow==2.14.0\n")
+def test_an_environment_is_made_once_for_its_requirements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("# nothing\n")
+    monkeypatch.setattr(environments, "REQUIREMENTS", requirements)
+    mct = dataclasses.replace(contestant(MCT), environment=tmp_path / "environment")
+    said: list[str] = []
+    for _ in range(2):
+        environments.prepare(mct, said.append)
+    assert len(said) == 1
+    python = environments.interpreter(mct)
+    found = subprocess.run(
+        [python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == str(tmp_path / "environment")
+    requirements.write_text("no_such_file.whl\n")
     with pytest.raises(ValueError, match="make rivals"):
         environments.interpreter(mct)
-    (tmp_path / "installed.txt").write_text(environments.REQUIREMENTS.read_text())
-    assert environments.interpreter(mct) == str(tmp_path / "bin" / "python")
+    with pytest.raises(ValueError, match="no_such_file"):
+        environments.prepare(mct, said.append)
 
 
 def row_of(cell: Cell, counts: tuple[int, int, int, int], seconds: float) -> dict[str, Any]:
