@@ -107,13 +107,20 @@ def capabilities(weight_bits: int, activation_bits: int) -> Any:
             OPERATORS.DROPOUT, OPERATORS.ZERO_PADDING2D,
         )
     ]  # fmt: skip
+    norm = operators(OPERATORS.BATCH_NORM, activation)  # MCT folds none into dense layers
     before = schema.OperatorSetGroup(operators_set=[*kernels, add])
     rectified = schema.OperatorSetGroup(operators_set=relus)
     return schema.TargetPlatformCapabilities(
         default_qco=schema.QuantizationConfigOptions(quantization_configurations=(activation,)),
         tpc_minor_version=1, tpc_patch_version=0, tpc_platform_type="tflite", add_metadata=False,
-        operator_set=(*kernels, *relus, add, *unchanged, operators(OPERATORS.SOFTMAX, softmax)),
-        fusing_patterns=(schema.Fusing(operator_groups=(before, rectified)),),
+        operator_set=(
+            *kernels, *relus, add, norm, *unchanged, operators(OPERATORS.SOFTMAX, softmax)
+        ),
+        fusing_patterns=(
+            schema.Fusing(operator_groups=(before, rectified)),
+            schema.Fusing(operator_groups=(before, norm)),
+            schema.Fusing(operator_groups=(before, norm, rectified)),
+        ),
         name=f"w{weight_bits}a{activation_bits}",
     )  # fmt: skip
 

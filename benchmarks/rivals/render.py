@@ -170,10 +170,10 @@ def _remarks(cell: Cell, row: Row | None) -> list[tuple[str, str]]:
     if row is None:
         return []
     place = f"{cell.contestant} {cell.setting}"
-    found = [(f"Refused: `{row['refused']}`", place)] if row["refused"] else []
+    found = [(f"Refused: {_quoted(row['refused'])}", place)] if row["refused"] else []
     settings = row.get("settings", {})
     if "refused_as_it_is" in settings:
-        text = f"{settings['network']}, after: `{settings['refused_as_it_is']}`"
+        text = f"{settings['network']}, after: {_quoted(settings['refused_as_it_is'])}"
         found.append((text, place))
     if "kernels_of_eight_bits" in settings:
         kernels = sum(settings["kernel_containers"].values())
@@ -225,6 +225,11 @@ def _accuracy(row: Row) -> float:
 
 def _name(row: Row) -> str:
     return f"{row['tool']} {row['variant']}"
+
+
+def _quoted(text: str) -> str:
+    """As code, whatever is in it."""
+    return f"`` {text} ``"
 
 
 def _said(value: bool) -> str:
