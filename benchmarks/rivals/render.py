@@ -34,8 +34,8 @@ TOOLS = """- **keras_lowbit**: `quantize` with its defaults, exported, scored on
 
 BITS = """`W4A8` is 4 bits for every kernel and 8 for activations. Below 8 bits of activations, the network input has
 as few, logits and what is added keep eight. Tools place the quantizers of what an average pool reads
-and writes in their own ways. MCT's two bits have four levels, the others' have three, as TFLite's
-kernels have no lowest code. A tool that refuses a network with Conv1D gets the same network with Conv2D of
+and writes in their own ways. Two bits are
+four levels in MCT (-2 to 1) and in keras_lowbit (-1.5 to 1.5), three in tfmot. A tool that refuses a network with Conv1D gets the same network with Conv2D of
 width one."""
 
 COLUMNS = """- **drop**: accuracy lost from float, in points, with the {share:.0%} interval of a bootstrap over test
