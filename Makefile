@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test fuzz lint results study study-report deployment deployment-report clean
+.PHONY: demo test fuzz lint results study study-report deployment deployment-report rivals rivals-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -64,6 +64,18 @@ deployment: .venv/rival
 # docs/deployment.md, from the committed rows.
 deployment-report: .venv/installed
 	$(RUN) -m benchmarks.deployment report $(BRIEFLY)
+
+# Accuracy and time beside other quantizers: many hours; a run resumes where it was stopped.
+# TASKS=har_cnn SETTINGS=W4A8,W3A8 TOOLS=keras_lowbit,MCT measures some of it; THREADS=2.
+RIVALS := $(if $(TASKS),--tasks $(TASKS)) $(if $(SETTINGS),--settings $(SETTINGS)) \
+	$(if $(TOOLS),--tools "$(TOOLS)") $(if $(THREADS),--threads $(THREADS))
+
+rivals: .venv/rival
+	$(RUN) -m benchmarks.rivals run $(RIVALS)
+
+# docs/rivals.md, from the committed rows.
+rivals-report: .venv/installed
+	$(RUN) -m benchmarks.rivals report $(RIVALS)
 
 clean:
 	rm -rf .venv build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

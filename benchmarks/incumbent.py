@@ -10,13 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 
-def convert_int8(model: Any, samples: np.ndarray, path: Path) -> None:
+def convert_int8(
+    model: Any, samples: np.ndarray, path: Path, supported_type: tf.DType | None = None
+) -> None:
     """Write ``model`` as an int8 ``.tflite`` with int8 input and output.
 
     Args:
       model: tf_keras model with one input.
       samples: representative data, float32 (samples, ...).
       path: where to write.
+      supported_type: asked for instead of int8, which the converter may refuse.
     """
 
     def representative() -> Iterator[list[np.ndarray]]:
@@ -29,6 +32,8 @@ def convert_int8(model: Any, samples: np.ndarray, path: Path) -> None:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
+    if supported_type is not None:
+        converter.target_spec.supported_types = [supported_type]
     path.write_bytes(converter.convert())
 
 

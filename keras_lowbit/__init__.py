@@ -15,11 +15,15 @@ from keras_lowbit.quantizers.quantize_configs import LowBitQuantizeConfig
 from keras_lowbit.reader import UnsupportedModelError
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
+from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.front import Front, pareto
 from keras_lowbit.version import __version__
 
 __all__ = [
+    "Budget",
     "Converter",
     "Cost",
+    "Front",
     "LowBitQuantizeConfig",
     "PTQConfig",
     "QuantizedModel",
@@ -33,6 +37,7 @@ __all__ = [
     "inspect",
     "load",
     "load_tflite",
+    "pareto",
     "quantize",
     "read_metadata",
     "variables",

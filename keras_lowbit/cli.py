@@ -1,6 +1,7 @@
 """Command line.
 
 python -m keras_lowbit quantize --model m.keras --calib x.npy --weight_bits 4 --output m.tflite
+python -m keras_lowbit quantize --model m.keras --calib x.npy --output m.tflite --budget_flash 40kB --packing auto --strip micro
 python -m keras_lowbit verify --saved m.lowbit --output m.tflite --calib x.npy
 python -m keras_lowbit inspect --output m.tflite
 python -m keras_lowbit report --saved m.lowbit --target tflm
@@ -8,6 +9,7 @@ python -m keras_lowbit report --saved m.lowbit --target tflm
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_lowbit import PTQConfig, inspect, load, quantize, read_metadata
+from keras_lowbit import Budget, PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
 from keras_lowbit.export.output_files import FORMATS, output_paths
 
@@ -67,11 +69,18 @@ def _flags() -> flags.FlagValues:
         "checkpoint_dir": "Resume from here after a kill.",
         "accelerator": "report: of --target ethos-u, as Vela names it.",
         "vela": "report: Vela's executable where it is not in this environment.",
+        "budget_flash": "Choose weight bits within it: bytes of the file, e.g. 40kB.",
+        "budget_arena": "Likewise: bytes of TFLM's arena.",
         "saved": "Folder for (quantize) or of (verify, report) the saved simulation.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=options)
     flags.DEFINE_integer("weight_bits", 4, "Bits of the kernels, 2..8.", **bits)
     flags.DEFINE_integer("activation_bits", 8, "Bits of what feeds kernels, 2..8.", **bits)
+    for name, text in (
+        ("budget_bops", "Likewise: bit operations."),
+        ("budget_average_weight_bits", "Likewise: bits of a weight on average."),
+    ):
+        flags.DEFINE_float(name, None, text, flag_values=options)
     for name, known, text in (
         ("packing", PACKINGS, "How weights are stored."),
         ("strip", STRIPS, "What is left out of the file."),
@@ -91,6 +100,7 @@ def _flags() -> flags.FlagValues:
 def _quantize(options: flags.FlagValues) -> int:
     _require(options, "model", "calib", "output")
     check_options(options.packing, options.strip, options.target)
+    budget = _budget(options)
     outputs = output_paths(options.output, options.strip, options.format, options.target)
     for path in (*map(str, outputs), options.saved):
         if path and Path(path).exists() and not options.overwrite:
@@ -103,8 +113,8 @@ def _quantize(options: flags.FlagValues) -> int:
         config = PTQConfig(weight_bits=options.weight_bits, activation_bits=options.activation_bits)
     samples = _samples(options)
     qmodel = quantize(
-        options.model, samples, config=config, seed=options.seed, verbose=options.verbose,
-        checkpoint_dir=options.checkpoint_dir,
+        options.model, samples, config=config, budget=budget, seed=options.seed,
+        verbose=options.verbose, checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
     qmodel.export(
         options.output, options.overwrite, options.packing, options.strip, options.target,
@@ -119,6 +129,23 @@ def _quantize(options: flags.FlagValues) -> int:
     verification = qmodel.verify(outputs[0], samples[: options.verify_samples])
     sys.stdout.write(f"{verification}\n")
     return 0 if verification.ok else 1
+
+
+def _budget(options: flags.FlagValues) -> Budget | None:
+    """The limits that were given; None for a choice of bits by hand."""
+    names = [field.name for field in dataclasses.fields(Budget)]
+    limits = {n: options[f"budget_{n}"].value for n in names if options[f"budget_{n}"].present}
+    if not limits:
+        return None
+    if options["weight_bits"].present:
+        raise ValueError("A budget chooses the weight bits: leave --weight_bits out.")
+    chosen = (options.packing, options.strip, options.target)
+    if limits.keys() & {"flash", "arena"} and chosen != ("auto", "micro", "tflm"):
+        raise ValueError(
+            "A budget of flash or arena is for the smallest file for TFLM: pass --packing auto --strip "
+            f"micro. Received: packing, strip and target {chosen}"
+        )
+    return Budget(**limits)
 
 
 def _verify(options: flags.FlagValues) -> int:

@@ -16,10 +16,11 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.export.containers import check_options
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel
+from keras_lowbit.search.budget import Budget
 
 _OWN = (
-    "weight_bits", "activation_bits", "config", "callbacks", "checkpoint_dir", "seed", "verbose",
-    "packing", "strip", "target",
+    "weight_bits", "activation_bits", "config", "budget", "candidate_bits", "callbacks",
+    "checkpoint_dir", "seed", "verbose", "packing", "strip", "target",
 )  # fmt: skip
 _SHARED = (
     "optimizations", "representative_dataset", "target_spec", "inference_input_type",
@@ -49,8 +50,8 @@ class Converter:
       optimizations: ``[tf.lite.Optimize.DEFAULT]``.
       target_spec: a ``tf.lite.TargetSpec`` for int8 operators.
       inference_input_type, inference_output_type: ``tf.int8``.
-      weight_bits, activation_bits, config, callbacks, checkpoint_dir, seed, verbose: of
-        :func:`keras_lowbit.quantize`.
+      weight_bits, activation_bits, config, budget, candidate_bits, callbacks, checkpoint_dir, seed, verbose:
+        of :func:`keras_lowbit.quantize`.
       packing, strip, target: of :meth:`keras_lowbit.QuantizedModel.export`.
       quantized_model: after :meth:`convert`, what the bytes were written from: to report, save, verify.
       metadata: after :meth:`convert`, bits, grid and container of every tensor. A stripped file holds none:
@@ -76,6 +77,8 @@ class Converter:
         self.weight_bits: int | None = None
         self.activation_bits: int | None = None
         self.config: PTQConfig | None = None
+        self.budget: Budget | None = None
+        self.candidate_bits: tuple[int, ...] | None = None
         self.callbacks: Iterable[Callback] | None = None
         self.checkpoint_dir: str | os.PathLike[str] | None = None
         self.seed = 0
@@ -160,7 +163,8 @@ class Converter:
         self._check()
         qmodel = quantize(
             self._model, _samples(self.representative_dataset), self.weight_bits,
-            self.activation_bits, config=self.config, callbacks=self.callbacks,
+            self.activation_bits, config=self.config, budget=self.budget,
+            candidate_bits=self.candidate_bits, callbacks=self.callbacks,
             checkpoint_dir=self.checkpoint_dir, seed=self.seed, verbose=self.verbose,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:

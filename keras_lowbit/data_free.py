@@ -15,7 +15,9 @@ nothing but edges, and it would have to be much fainter than real images.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_lowbit._keras import keras
+from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.graph import Graph, Node, build
 
 SOURCE = "synthetic: random inputs matched to batch-norm statistics, no data"
@@ -43,6 +46,30 @@ class _Start(NamedTuple):
     centre: float = 0.0
     width: float = 1.0
     slope: float = 0.0
+
+
+def made_up(
+    graph: Graph, most: int, seed: int, checkpoint_dir: str | os.PathLike[str] | None
+) -> list[np.ndarray]:
+    """At most 256 samples as of :func:`synthesize`, with a warning; a run that is resumed has them.
+
+    Raises:
+      ValueError: as of :func:`synthesize`; the checkpoint belongs to another run.
+    """
+    trained_norms(graph)  # refused before anything is written
+    count = min(most, SAMPLES)
+    logging.warning("keras_lowbit: no calibration data: %d samples are made up (%s)", count, SOURCE)
+    if checkpoint_dir is None:
+        return synthesize(graph, count, seed)
+    weights = [w for node in graph.nodes for _, w in sorted(node.weights.items())]
+    fingerprint = {"weights": digest(weights), "count": str(count), "seed": str(seed)}
+    checkpoint = Checkpoint(Path(checkpoint_dir, "synthetic_samples"), fingerprint)
+    saved = checkpoint.load("samples")
+    if saved is not None:
+        return [saved[0][name] for name in graph.inputs]
+    samples = synthesize(graph, count, seed)
+    checkpoint.save("samples", dict(zip(graph.inputs, samples, strict=True)), {"source": SOURCE})
+    return samples
 
 
 def synthesize(graph: Graph, count: int, seed: int = 0) -> list[np.ndarray]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
 from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.data_free import SAMPLES, SOURCE, synthesize, trained_norms
+from keras_lowbit.data_free import SOURCE, made_up
 from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
@@ -29,6 +31,10 @@ from keras_lowbit.reader import read
 from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
 from keras_lowbit.reconstruct.variables import ClosedForm
+from keras_lowbit.search.bit_search import BitSearch
+from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.choice import CANDIDATE_BITS
+from keras_lowbit.search.within_budget import quantize_within
 from keras_lowbit.version import __version__
 
 
@@ -39,6 +45,8 @@ def quantize(
     activation_bits: int | None = None,
     *,
     config: PTQConfig | None = None,
+    budget: Budget | None = None,
+    candidate_bits: tuple[int, ...] | None = None,
     callbacks: Iterable[Callback] | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -56,6 +64,9 @@ def quantize(
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
       config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
+      budget: choose the bits of every kernel within these limits, the fewest where the network suffers
+        least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs.
+      candidate_bits: with a budget, the widths to choose from; by default (2, 3, 4, 6, 8).
       callbacks: watch the reconstruction; see :mod:`keras_lowbit.callbacks`.
       checkpoint_dir: a folder to resume from after a kill, with the same result.
       seed: same seed, same bits.
@@ -65,30 +76,53 @@ def quantize(
       The quantized model: a tf_keras model that simulates it, and everything to export it.
 
     Raises:
-      ValueError: a model or data that cannot be quantized; the message names the layer or input.
+      ValueError: a model or data that cannot be quantized; the message names the layer or input. Or a
+        budget that cannot be kept; the message says the least that can be reached.
 
     Example:
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
       >>> qmodel.export("model.tflite")
     """
     config = _resolve(config, weight_bits, activation_bits)
+    _check_budget(budget, candidate_bits, weight_bits)
     model = load_float_model(model)
     source = read(model)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
-    given = None
-    if calib_ds is None:
-        trained_norms(source)  # refused now, if there are none
+    owners(config)  # likewise
+    origin = "" if calib_ds is not None else SOURCE
+    if origin:
+        data = made_up(source, config.calibration_samples, seed, checkpoint_dir)
     else:
-        given = collect(calib_ds, source, config.calibration_samples, config.batch_size)
+        data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
+    inputs = dict(zip(source.inputs, data, strict=True))
     watching = CallbackList([
         *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
     ])  # fmt: skip
-    checkpoint = _checkpoint(checkpoint_dir, config, source, given, seed)
-    reconstructor = Reconstructor(config, watching, seed, checkpoint)
-    count = min(config.calibration_samples, SAMPLES)
-    data = given or _made_up(source, count, seed, checkpoint)
-    inputs = dict(zip(source.inputs, data, strict=True))
 
+    def with_config(config: PTQConfig, attempt: int = 0) -> QuantizedModel:
+        again = f"attempt_{attempt}" if attempt else ""
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir, again)
+        checkpoint = _checkpoint(folder, config, source, data, seed)
+        qmodel = _four_steps(model, source, inputs, config, watching, seed, checkpoint)
+        return dataclasses.replace(qmodel, calibration_source=origin)
+
+    if budget is None:
+        return with_config(config)
+    search = BitSearch(source, inputs, config, candidate_bits or CANDIDATE_BITS, verbose)
+    return quantize_within(budget, search, with_config)
+
+
+def _four_steps(
+    model: Any,
+    source: Graph,
+    inputs: dict[str, np.ndarray],
+    config: PTQConfig,
+    watching: CallbackList,
+    seed: int,
+    checkpoint: Checkpoint | None,
+) -> QuantizedModel:
+    data = list(inputs.values())
+    reconstructor = Reconstructor(config, watching, seed, checkpoint)
     # Step 1: same function, friendlier weights.
     prepared, notes = preprocess(source, config)
     # Step 2: structure, then ranges.
@@ -114,10 +148,7 @@ def quantize(
     else:
         student.assign(saved[0])
         records.append(saved[1])
-    origin = "" if given else SOURCE
-    return QuantizedModel(
-        student, teacher, config, records, notes, _methods(config), len(data[0]), origin
-    )
+    return QuantizedModel(student, teacher, config, records, notes, _methods(config), len(data[0]))
 
 
 def _resolve(
@@ -138,6 +169,23 @@ def _resolve(
     return config
 
 
+def _check_budget(
+    budget: Budget | None, candidate_bits: tuple[int, ...] | None, weight_bits: int | None
+) -> None:
+    if budget is None and candidate_bits is not None:
+        raise ValueError(
+            "`candidate_bits` are what a budget is spent on: give `budget` too. "
+            f"Received: candidate_bits={candidate_bits!r}"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"`budget` must be a Budget. Received: {type(budget).__name__}")
+    if budget is not None and weight_bits is not None:
+        raise ValueError(
+            "A budget chooses the weight bits: leave `weight_bits` out, and limit the choice with "
+            f"`candidate_bits`. Received: weight_bits={weight_bits!r}"
+        )
+
+
 def _methods(config: PTQConfig) -> dict[str, str]:
     """How the values of "weight" and "activation" tensors are found, e.g. "mse+adaround"."""
     found = {"weight": [config.weight_range], "activation": [config.activation_range]}
@@ -149,26 +197,11 @@ def _methods(config: PTQConfig) -> dict[str, str]:
     return {target: "+".join(names) for target, names in found.items()}
 
 
-def _made_up(
-    source: Graph, count: int, seed: int, checkpoint: Checkpoint | None
-) -> list[np.ndarray]:
-    """Synthetic calibration samples, or those of the run that is resumed."""
-    logging.warning("keras_lowbit: no calibration data: %d samples are made up (%s)", count, SOURCE)
-    saved = checkpoint.load("synthetic_samples") if checkpoint else None
-    if saved is not None:
-        return [saved[0][name] for name in source.inputs]
-    data = synthesize(source, count, seed)
-    if checkpoint:
-        samples = dict(zip(source.inputs, data, strict=True))
-        checkpoint.save("synthetic_samples", samples, {"source": SOURCE})
-    return data
-
-
 def _checkpoint(
     directory: str | os.PathLike[str] | None,
     config: PTQConfig,
     source: Graph,
-    data: list[Any] | None,
+    data: list[Any],
     seed: int,
 ) -> Checkpoint | None:
     if directory is None:
@@ -179,8 +212,7 @@ def _checkpoint(
     fingerprint = {
         **{f"config.{name}": str(value) for name, value in json.loads(config.to_json()).items()},
         "layers": digest([np.frombuffer(structure.encode(), np.uint8)]),
-        "weights": digest(weights),
-        "calibration data": SOURCE if data is None else digest(data), "seed": str(seed),
+        "weights": digest(weights), "calibration data": digest(data), "seed": str(seed),
         "keras_lowbit": __version__,
     }  # fmt: skip
     return Checkpoint(directory, fingerprint)

@@ -26,6 +26,7 @@ __all__ = [
     "KeywordSpotting",
     "VisualWakeWords",
     "cifar10_calibration",
+    "cifar10_labelled_calibration",
     "data_root",
     "load_cifar10",
     "load_digits",
@@ -115,14 +116,22 @@ def load_cifar10() -> Dataset:
 
 def cifar10_calibration(num_samples: int = 1024, seed: int = 0) -> np.ndarray:
     """Different train images of CIFAR-10 drawn by `seed`: float32 [n, 32, 32, 3] in 0..255."""
-    images, _ = _cifar10_split("train")
+    images, _ = cifar10_labelled_calibration(num_samples, seed)
+    return images
+
+
+def cifar10_labelled_calibration(
+    num_samples: int = 1024, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images of `cifar10_calibration`, and their class numbers: uint8 [n]."""
+    images, labels = _cifar10_split("train")
     if not 1 <= num_samples <= len(images):
         raise ValueError(
             "The number of calibration samples does not fit the train split. Expected 1 to "
             f"{len(images)}. Ask for a number in that range. Received: num_samples={num_samples}"
         )
     chosen = np.random.default_rng(seed).choice(len(images), num_samples, replace=False)
-    return images[chosen].astype(np.float32)
+    return images[chosen].astype(np.float32), labels[chosen]
 
 
 def load_uci_har() -> HumanActivity:

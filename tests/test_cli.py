@@ -216,3 +216,25 @@ def test_as_a_program(folder: Path) -> None:
     done = subprocess.run([*program, "--help"], capture_output=True, text=True, check=False)
     for words in ("keras_lowbit quantize --model", "--weight_bits", "--checkpoint_dir"):
         assert words in done.stdout
+
+
+def test_budgets(folder: Path, command: Command) -> None:
+    given = ("--model=model.keras", "--calib=x.npy", "--output=m.tflite", "--verbose=0")
+    limit = ("--config=config.json", "--budget_average_weight_bits=3.5", "--verify_samples=0")
+    status, shown, _ = command("quantize", *given, *limit)
+    assert status == 0
+    assert re.search(r"first +Conv2D +\d bit", shown)
+    sizes, bits = {"first": 72, "last": 108}, {}
+    for name, tensor in keras_lowbit.read_metadata(folder / "m.tflite")["tensors"].items():
+        layer, _, role = name.rpartition("/")
+        if role == "kernel":
+            bits[layer] = tensor["bits"]
+    assert sum(sizes[n] * b for n, b in bits.items()) <= 3.5 * sum(sizes.values())
+    for wrong, message in (
+        (("--budget_flash=2kB",), "--packing auto --strip micro"),
+        (("--budget_flash=2 lb", "--packing=auto", "--strip=micro"), "`flash` must be"),
+        (("--budget_bops=1e6", "--weight_bits=3"), "leave --weight_bits out"),
+    ):
+        status, _, errors = command("quantize", *given, "--overwrite", *wrong)
+        assert status == 1
+        assert message in errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,34 @@ def quantize_int4(model: Any, samples: np.ndarray, four_bit_operators: Sequence[
     Raises:
       ValueError: ai-edge-quantizer is not installed.
     """
+    return quantize_static(model, samples, four_bit_operators, 4)
+
+
+def quantize_static(
+    model: Any,
+    samples: np.ndarray,
+    narrow_operators: Sequence[str],
+    weight_bits: int,
+    activation_bits: int = 8,
+    algorithm: str = "MIN_MAX_UNIFORM_QUANT",
+    optional_operators: Sequence[str] = (),
+) -> bytes:
+    """``model`` as a ``.tflite``, some of whose operators have other widths than eight bits.
+
+    Args:
+      model: tf_keras model with one input.
+      samples: calibration data, float32 (samples, ...).
+      narrow_operators: which; all others have 8 bits.
+      weight_bits: of their weights.
+      activation_bits: of their activations.
+      algorithm: how their weights get their scales, of the tool's AlgorithmName.
+      optional_operators: as narrow where the tool can do it, else with 8 bits.
+
+    Raises:
+      ValueError: ai-edge-quantizer is not installed, or refuses.
+    """
     try:
-        from ai_edge_quantizer import qtyping, quantizer
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
     except ImportError as error:
         raise ValueError(f"ai-edge-quantizer is missing: {INSTALL}. Received: {error}") from error
     blob = convert_float(model)
@@ -42,8 +69,13 @@ def quantize_int4(model: Any, samples: np.ndarray, four_bit_operators: Sequence[
         path.write_bytes(blob)
         tool = quantizer.Quantizer(str(path))
         tool.add_static_config(".*", operators.ALL_SUPPORTED, 8, 8)
-        for operator in four_bit_operators:
-            tool.add_static_config(".*", operators(operator), 8, 4)
+        key = algorithm_manager.AlgorithmName[algorithm]
+        for operator in (*narrow_operators, *optional_operators):
+            refusals = (ValueError,) if operator in optional_operators else ()
+            with contextlib.suppress(*refusals):
+                tool.add_static_config(
+                    ".*", operators(operator), activation_bits, weight_bits, algorithm_key=key
+                )
         ranges = tool.calibrate({signature: [{name: x[None].astype(np.float32)} for x in samples]})
         result = tool.quantize(ranges, enable_progress_report=False)
     return with_inner_buffers(bytes(result.quantized_model))

@@ -75,12 +75,12 @@ def _until_a_death(work: Work, cells: list[Any], jobs: int, started: set[str]) -
 
 def _attempt_in_child(work: Work, cell: Any) -> Outcome:
     """As :func:`attempt`, in a process that does not outlive the one that started it."""
-    _end_with_parent()
+    end_with_parent()
     return attempt(work, cell)
 
 
 @functools.cache
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A killed runner cannot stop its workers, and loky's would finish their cells for nobody."""
     parent = os.getppid()
 

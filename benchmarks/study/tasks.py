@@ -20,11 +20,16 @@ FOLDS = 5
 
 
 class Samples(NamedTuple):
-    """Unlabelled calibration inputs, and test inputs with their class numbers."""
+    """Calibration inputs, and test inputs with their class numbers.
+
+    The classes of the calibration inputs, -1 where unknown, are for tools that train; quantization
+    of ours never sees them.
+    """
 
     calibration: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    calibration_labels: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,8 @@ def _drawn(samples: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cifar10(seed: int) -> Samples:
-    return Samples(data.cifar10_calibration(CALIBRATION_SAMPLES, seed), *_cifar10_test())
+    images, labels = data.cifar10_labelled_calibration(CALIBRATION_SAMPLES, seed)
+    return Samples(images, *_cifar10_test(), labels)
 
 
 def _keyword_folds(seed: int) -> Samples:
@@ -73,23 +79,28 @@ def _keyword_folds(seed: int) -> Samples:
         raise ValueError(f"The seed is a fold, 0 to {FOLDS - 1}. Received: seed={seed}")
     kws = _load_kws()
     held_out = kws.test_fold == seed
-    return Samples(kws.x_test[held_out], kws.x_test[~held_out], kws.y_test[~held_out])
+    return Samples(
+        kws.x_test[held_out], kws.x_test[~held_out], kws.y_test[~held_out], kws.y_test[held_out]
+    )
 
 
 def _keyword_calibration_clips(seed: int) -> Samples:
     """Calibrates on the few training clips at hand and evaluates on all test clips."""
     kws = _load_kws()
-    return Samples(_drawn(kws.x_calib, seed), kws.x_test, kws.y_test)
+    labels = _drawn(kws.y_calib, seed)
+    return Samples(_drawn(kws.x_calib, seed), kws.x_test, kws.y_test, labels)
 
 
 def _visual_wake_words(seed: int) -> Samples:
     vww = _load_vww()
-    return Samples(_drawn(vww.x_calib, seed), vww.x_test, vww.y_test)
+    labels = _drawn(vww.y_calib, seed)
+    return Samples(_drawn(vww.x_calib, seed), vww.x_test, vww.y_test, labels)
 
 
 def _human_activity(seed: int) -> Samples:
     har = _load_uci_har()
-    return Samples(_drawn(har.x_train, seed), har.x_test, har.y_test)
+    labels = _drawn(har.y_train, seed)
+    return Samples(_drawn(har.x_train, seed), har.x_test, har.y_test, labels)
 
 
 TASKS = {

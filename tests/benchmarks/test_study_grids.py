@@ -81,6 +81,7 @@ def test_samples_of_tasks(name: str, shared_data: Path) -> None:
     first, again, other = (TASKS[name].data(seed) for seed in (0, 0, 1))
     assert (len(first.calibration), len(first.x_test)) == SIZES[name]
     assert len(first.y_test) == len(first.x_test)
+    assert len(first.calibration_labels) == len(first.calibration)
     assert np.array_equal(first.calibration, again.calibration)
     assert not np.array_equal(first.calibration, other.calibration)
 

@@ -70,12 +70,14 @@ def test_cifar10_calibration_draws_different_train_images_by_seed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = np.arange(50, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
-    splits = {"train": (images, np.zeros(50, np.uint8))}
+    splits = {"train": (images, np.arange(50, dtype=np.uint8))}
     monkeypatch.setattr(data, "_cifar10_split", splits.__getitem__)
     first = data.cifar10_calibration(20, seed=1)
     assert first.shape == (20, 32, 32, 3)
     assert first.dtype == np.float32
     assert len(np.unique(first[:, 0, 0, 0])) == 20
+    _, labels = data.cifar10_labelled_calibration(20, seed=1)
+    np.testing.assert_array_equal(labels, first[:, 0, 0, 0])
     np.testing.assert_array_equal(first, data.cifar10_calibration(20, seed=1))
     assert (first != data.cifar10_calibration(20, seed=2)).any()
     for num_samples in (0, 51):

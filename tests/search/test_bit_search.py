@@ -1,0 +1,103 @@
+"""The search keeps its limits, and finds what trying everything finds."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+import uneven
+
+from keras_lowbit import Budget, PTQConfig
+from keras_lowbit.export import runtimes
+from keras_lowbit.search.bit_search import BitSearch, Choice
+
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def all_choices(search: BitSearch) -> list[Choice]:
+    every = itertools.product(*search.widths.values())
+    return [search.choice(dict(zip(search.widths, bits, strict=True))) for bits in every]
+
+
+def test_harm_falls_with_bits(search: BitSearch) -> None:
+    assert list(search.widths) == ["small", "large", "hidden", "last"]
+    for widths in search.widths.values():
+        assert widths[2].harm > widths[3].harm > 10 * widths[8].harm >= 0
+
+
+@pytest.mark.parametrize("part", [0.0, 0.15, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_flash_as_good_as_trying_everything(
+    search: BitSearch, all_choices: list[Choice], part: float
+) -> None:
+    sizes = [choice.flash or 0 for choice in all_choices]
+    limit = round(min(sizes) + part * (max(sizes) - min(sizes)))
+    found = search.within(Budget(flash=limit))
+    assert found.flash is not None
+    assert found.flash <= limit
+    kept = [c.harm for c, size in zip(all_choices, sizes, strict=True) if size <= limit]
+    assert found.harm == pytest.approx(min(kept))
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(average_weight_bits=2.7), Budget(bops=1e6),
+        Budget(flash=6000, average_weight_bits=2.9, bops=1.1e6),
+    ],
+)  # fmt: skip
+def test_sums_as_good_as_trying_everything(
+    search: BitSearch, all_choices: list[Choice], budget: Budget
+) -> None:
+    def keeps(choice: Choice) -> bool:
+        return all(getattr(choice, name) <= limit for name, limit in budget.limits().items())
+
+    allowed = [choice.harm for choice in all_choices if keeps(choice)]
+    assert 0 < len(allowed) < len(all_choices)
+    found = search.choice(search.within(budget).bits)
+    assert keeps(found)
+    assert found.harm == pytest.approx(min(allowed))
+
+
+def test_a_budget_that_cannot_be_kept_says_what_can(search: BitSearch) -> None:
+    for name, little in (("flash", 999), ("bops", 5.0), ("average_weight_bits", 1.9)):
+        with pytest.raises(ValueError, match=f"smallest `{name}` that can be reached") as caught:
+            search.within(Budget(**{name: little}))
+        found = re.search(r"reached is (\d+\.?\d*)", str(caught.value))
+        assert found is not None
+        least = float(found[1]) if "." in found[1] else int(found[1])
+        assert getattr(search.within(Budget(**{name: least})), name) == least
+
+
+@needs_tflm
+def test_arena(search: BitSearch) -> None:
+    """Tables of a dense layer are expanded in RAM; with 8 bits it stays in flash."""
+    two_bits = search.within(Budget(average_weight_bits=2.0))
+    others = tuple(name for name in search.sizes.containers(two_bits.bits) if name != "hidden")
+    packed, limit, unpacked = (
+        search.sizes.arena(two_bits.bits, layers) for layers in (None, others, ())
+    )
+    assert packed > limit + 1000 > unpacked + 2000
+    found = search.within(Budget(arena=limit, average_weight_bits=6.0))
+    assert search.sizes.arena(found.bits) <= limit
+    assert found.bits["hidden"] == 8
+    assert found.average_weight_bits <= 6.0
+    with pytest.raises(ValueError, match=f"even with all weights.*reached is {unpacked}$"):
+        search.within(Budget(arena=unpacked - 16))
+
+
+def test_fixed_layers_keep_their_bits() -> None:
+    config = PTQConfig(
+        first_last_bits=6, layer_bits={"hid.*": (5, 7)}, optimize=(), tune_steps=0
+    )  # fmt: skip
+    search = uneven.search(config)
+    found = search.within(Budget(average_weight_bits=5.0))
+    assert found.bits == {"small": 6, "large": 3, "hidden": 5, "last": 6}
+    assert found.config.layer_bits == (("hid.*", (5, 7)), ("large", (3, 8)))
+    assert found.config.first_last_bits == 6
+    assert search.widths["hidden"][5].harm == 0.0
+    with pytest.raises(ValueError, match="there is nothing to search"):
+        uneven.search(PTQConfig(layer_bits={".*": 4}))

@@ -1,0 +1,109 @@
+"""quantize(budget=...): the file on disk keeps the budget, and everything behind works as ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pipelines
+import pytest
+import uneven
+
+import keras_lowbit
+from keras_lowbit import Budget, PTQConfig, QuantizedModel
+from keras_lowbit.export import runtimes
+from keras_lowbit.search.bit_search import BitSearch
+from keras_lowbit.search.within_budget import ATTEMPTS, quantize_within
+from models import data, pretrained
+
+needs_tflm = pytest.mark.skipif(
+    "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
+)
+BRIEFLY = PTQConfig(steps=8, tune_steps=8)
+
+
+def exported_size(qmodel: QuantizedModel, folder: Path) -> int:
+    path = folder / "model.tflite"
+    qmodel.export(path, overwrite=True, packing="auto", strip="micro")
+    return path.stat().st_size
+
+
+def test_the_file_keeps_the_budget_once_trained(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"config": BRIEFLY, "budget": Budget(flash="6kB"), "verbose": 0}
+    qmodel, resumed = (
+        keras_lowbit.quantize(
+            uneven.model(), uneven.samples(), checkpoint_dir=tmp_path / "run", **arguments
+        )
+        for _ in range(2)
+    )
+    assert 5000 < exported_size(qmodel, tmp_path) <= 6000
+    chosen = {row.name: row.weight_bits for row in qmodel.report().rows if row.weight_bits}
+    assert dict(qmodel.config.layer_bits) == {name: (bits, 8) for name, bits in chosen.items()}
+    assert len(set(chosen.values())) > 1
+    qmodel.save(tmp_path / "saved")
+    assert keras_lowbit.load(tmp_path / "saved").config == qmodel.config
+    for name, value in qmodel.student.values().items():
+        np.testing.assert_array_equal(resumed.student.values()[name], value)
+
+
+@needs_tflm
+def test_real_network_and_data(shared_data: Path, tmp_path: Path) -> None:
+    """DS-CNN: closer to the float network than 3 bits everywhere, in a smaller file."""
+    del shared_data
+    x = data.load_kws().x_calib[:128].astype(np.float32)
+    model = pretrained.load_ds_cnn()
+    wanted = model.predict(x, verbose=0).argmax(-1)
+    uniform = pipelines.quantized(model, PTQConfig(3, 8, optimize=(), tune_steps=0), x)
+    budget = Budget(flash=exported_size(uniform, tmp_path) - 1)
+    mixed = pipelines.quantized(
+        model, uneven.RANGES_ONLY, x, budget=budget, candidate_bits=(2, 3, 4)
+    )  # fmt: skip
+    assert exported_size(mixed, tmp_path) <= budget.limits()["flash"]
+    agreeing = [
+        np.mean(qmodel.model.predict(x, verbose=0).argmax(-1) == wanted)
+        for qmodel in (uniform, mixed)
+    ]
+    assert agreeing[1] > agreeing[0] + 0.05
+    assert mixed.verify(tmp_path / "model.tflite", x[:1]).ok
+
+
+def test_a_file_that_grew_in_training_is_made_again(search: BitSearch, tmp_path: Path) -> None:
+    seen: list[PTQConfig] = []
+
+    def larger_at_first(config: PTQConfig, attempt: int) -> QuantizedModel:
+        assert attempt == len(seen)
+        seen.append(config)
+        wide = PTQConfig(8, optimize=(), tune_steps=0)
+        return pipelines.quantized(
+            uneven.model(), config if attempt else wide, uneven.samples()
+        )  # fmt: skip
+
+    # All kernels at 8 bits make a file of 10,992 bytes, 2,992 more than asked for.
+    qmodel = quantize_within(Budget(flash=8000), search, larger_at_first)
+    assert len(seen) == 2
+    assert seen[0] != seen[1] == qmodel.config
+    assert exported_size(qmodel, tmp_path) <= 8000 - 2992
+
+
+def test_a_file_that_stays_too_large_is_refused(search: BitSearch) -> None:
+    wide = pipelines.quantized(uneven.model(), PTQConfig(8, optimize=(), tune_steps=0))
+    with pytest.raises(ValueError, match=f"after {ATTEMPTS} attempts"):
+        quantize_within(Budget(flash=10_500), search, lambda config, attempt: wide)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"candidate_bits": (2, 4)}, "give `budget` too"),
+        ({"budget": 40_000}, "must be a Budget. Received: int"),
+        ({"budget": Budget(flash=9000), "weight_bits": 4}, "leave `weight_bits` out"),
+        ({"budget": Budget(flash=9000), "candidate_bits": (4,)}, "at least two different widths"),
+        ({"budget": Budget(flash=9000), "candidate_bits": (4, 9)}, "widths from 2 to 8"),
+        ({"budget": Budget(flash=9000), "candidate_bits": "2348"}, "at least two"),
+        ({"budget": Budget(flash=900)}, "smallest `flash`"),
+    ],
+)
+def test_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        keras_lowbit.quantize(uneven.model(), uneven.samples(), verbose=0, **arguments)
