@@ -32,8 +32,8 @@ def sequential(work: Work, cells: Sequence[Any]) -> Iterator[Outcome]:
 def loky(work: Work, cells: Sequence[Any], jobs: int) -> Iterator[Outcome]:
     """In ``jobs`` processes of this machine.
 
-    A death breaks the whole pool and does not tell whose it was. So those that were under way are
-    tried again alone: then it is clear which one kills its worker.
+    A death breaks the whole pool and does not tell whose it was, nor which of those that were handed
+    out had begun. So they are tried again alone, twice: then it is clear which one kills its worker.
     """
     # loky replaces workers whose memory has grown, and says so each time.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
@@ -47,7 +47,8 @@ def loky(work: Work, cells: Sequence[Any], jobs: int) -> Iterator[Outcome]:
         if suspects:
             logging.warning("A worker died; trying alone: %s", ", ".join(map(str, suspects)))
         for cell in suspects:
-            outcomes = list(_until_a_death(work, [cell], 1, set()))
+            alone = functools.partial(_until_a_death, work, [cell], 1, set())
+            outcomes = list(alone()) or list(alone())
             del left[cell.key]
             yield outcomes[0] if outcomes else Outcome(cell, error=KILLED_TWICE)
 

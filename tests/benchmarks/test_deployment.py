@@ -130,7 +130,7 @@ def test_rows(rows: dict[str, dict[str, Any]], tiny: Task, folder: Path) -> None
     assert set(rows[INCUMBENT]["accuracy"]) == {"TFLM", "float"}
     # The file of the row, run once more.
     [path] = (folder / "converted").glob("*.tflite")
-    _, x, y = tiny.data(0)
+    _, x, y, _ = tiny.data(0)
     assert len(x) == 2 * COUNT
     [outputs] = runtimes.run(path.read_bytes(), "tflm", [input_codes(path.read_bytes(), x[::2])])
     share = (outputs.argmax(axis=1) == y[::2]).mean()
