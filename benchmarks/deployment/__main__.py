@@ -15,6 +15,7 @@ from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
+from benchmarks.commands import dispatch
 from benchmarks.deployment import render
 from benchmarks.deployment.measure import measure
 from benchmarks.deployment.plan import TASKS, WIDTHS, Cell, cells, known_rows
@@ -41,16 +42,7 @@ flags.DEFINE_bool("quick", False, f"Few steps, and {QUICK_LIMIT} test samples un
 
 def main(arguments: list[str]) -> int:
     """Run one command; the exit status."""
-    commands = {"run": _run, "plan": _plan, "report": _report}
-    if len(arguments) != 2 or arguments[1] not in commands:
-        raise app.UsageError(
-            f"Expected a command of {list(commands)}. Received: {' '.join(arguments[1:])!r}"
-        )
-    try:
-        return commands[arguments[1]]()
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return dispatch(arguments, {"run": _run, "plan": _plan, "report": _report})
 
 
 def _cells() -> list[Cell]:

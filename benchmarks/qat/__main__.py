@@ -16,6 +16,7 @@ from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
+from benchmarks.commands import dispatch
 from benchmarks.qat.measure import measure
 from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, cells
 from benchmarks.rows import read_rows
@@ -36,16 +37,7 @@ flags.DEFINE_string("results", "benchmarks/results/qat.jsonl", "File of rows.")
 
 def main(arguments: list[str]) -> int:
     """Run one command; the exit status."""
-    commands = {"run": _run, "plan": _plan}
-    if len(arguments) != 2 or arguments[1] not in commands:
-        raise app.UsageError(
-            f"Expected a command of {list(commands)}. Received: {' '.join(arguments[1:])!r}"
-        )
-    try:
-        return commands[arguments[1]]()
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return dispatch(arguments, {"run": _run, "plan": _plan})
 
 
 def _cells() -> list[Cell]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.commands import dispatch
 from benchmarks.study.worker import ONE_THREAD
 
 # Workers inherit it, and TensorFlow must not be there before.
@@ -45,16 +46,7 @@ flags.DEFINE_bool("quick", False, "A thin grid with few steps.")
 
 def main(arguments: list[str]) -> int:
     """Run one command; the exit status."""
-    commands = {"run": _run, "plan": _plan, "report": _report}
-    if len(arguments) != 2 or arguments[1] not in commands:
-        raise app.UsageError(
-            f"Expected a command of {list(commands)}. Received: {' '.join(arguments[1:])!r}"
-        )
-    try:
-        return commands[arguments[1]]()
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return dispatch(arguments, {"run": _run, "plan": _plan, "report": _report})
 
 
 def _cells() -> list[Cell]:
