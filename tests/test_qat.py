@@ -39,7 +39,7 @@ def fitted(optimizer: Any) -> tuple[Any, np.ndarray, dict[str, np.ndarray], floa
     before = qmodel.student.values()
     qmodel.model.compile(optimizer, "sparse_categorical_crossentropy")
     first = qmodel.model.evaluate(x, labels, verbose=0)
-    qmodel.model.fit(x, labels, epochs=8, batch_size=16, verbose=0)
+    qmodel.model.fit(x, labels, epochs=8, batch_size=16, shuffle=False, verbose=0)
     return qmodel, x, before, qmodel.model.evaluate(x, labels, verbose=0) - first
 
 
@@ -65,7 +65,8 @@ def test_kernels_biases_and_scales_learn_and_the_file_has_them(tmp_path: Path) -
         assert (simulated == reference).mean() > 0.8, (
             name
         )  # the simulation rounds once, kernels twice
-        assert name == "last" or np.abs(simulated - reference).max() <= 1, name
+        # A single code of a coarse logit is several of the probability.
+        assert name.startswith("last") or np.abs(simulated - reference).max() <= 1, name
     np.testing.assert_array_equal(networks.outputs(qmodel.teacher, [x])[0], teacher)
 
 

@@ -56,7 +56,7 @@ def test_accuracies_are_those_of_the_model_after_each_step() -> None:
     )
     watch.step_ended("tuned")
     assert [*direct.seen, directly(qmodel.model)] == list(watch.accuracy.values())
-    assert len(set(watch.accuracy.values())) == 3
+    assert watch.accuracy["ranges"] < watch.accuracy["reconstruction"]
     assert list(watch.accuracy) == list(watch.seconds) == ["ranges", "reconstruction", "tuned"]
 
 
