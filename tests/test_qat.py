@@ -62,11 +62,12 @@ def test_kernels_biases_and_scales_learn_and_the_file_has_them(tmp_path: Path) -
         np.testing.assert_array_equal(rounded, levels * quantizer.scale().numpy())
     pipelines.prove(qmodel, tmp_path)
     for name, (simulated, reference) in pipelines.codes_by_tensor(qmodel).items():
-        assert (simulated == reference).mean() > 0.8, (
-            name
-        )  # the simulation rounds once, kernels twice
-        # A single code of a coarse logit is several of the probability.
-        assert name.startswith("last") or np.abs(simulated - reference).max() <= 1, name
+        if name.startswith("last"):  # logits add up what differs before, and so do probabilities
+            assert (simulated.argmax(-1) == reference.argmax(-1)).mean() > 0.9
+            continue
+        # The simulation rounds once, kernels twice.
+        assert (simulated == reference).mean() > 0.8, name
+        assert np.abs(simulated - reference).max() <= 1, name
     np.testing.assert_array_equal(networks.outputs(qmodel.teacher, [x])[0], teacher)
 
 
