@@ -68,7 +68,6 @@ def test_grids_of_two_bits_on_normal_weights() -> None:
         spec = TensorSpec(2, True, (1,), grid=grid)
         scale = weight_scale(kernel, spec, "mse").astype(np.float64).item()
         errors.append(squared_error(kernel, scale, spec.zero_point, spec) / kernel.size)
-    print(errors)
     assert errors == pytest.approx([0.190, 0.144, 0.119], rel=0.03)
 
 
