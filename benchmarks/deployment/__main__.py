@@ -8,14 +8,13 @@ python -m benchmarks.deployment report
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
-from benchmarks.commands import dispatch
+from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.deployment import render
 from benchmarks.deployment.measure import measure
 from benchmarks.deployment.plan import TASKS, WIDTHS, Cell, cells, known_rows
@@ -57,16 +56,13 @@ def _cells() -> list[Cell]:
 
 def _run() -> int:
     _plan()
-    failed = run(_cells(), measure, sequential, Path(FLAGS.results), _say, known_rows)
+    failed = run(_cells(), measure, sequential, Path(FLAGS.results), say, known_rows)
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """Every file that is to be measured, and whether it is."""
-    known = {row["key"] for row in known_rows(Path(FLAGS.results))}
-    for cell in _cells():
-        _say(f"{'measured' if cell.key in known else 'to do':<9} {cell}")
-    return 0
+    return show_plan(_cells(), known_rows(Path(FLAGS.results)))
 
 
 def _report() -> int:
@@ -74,13 +70,8 @@ def _report() -> int:
     note = QUICK_NOTE if FLAGS.quick else ""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render.page(_cells(), known_rows(Path(FLAGS.results)), note))
-    _say(f"{path} is written")
+    say(f"{path} is written")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ python -m benchmarks.qat run --tasks res8 --settings W2A8,2/2 --learning_rates 3
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
-from benchmarks.commands import dispatch
+from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.qat.measure import measure
 from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, cells
 from benchmarks.rows import read_rows
@@ -47,20 +46,12 @@ def _cells() -> list[Cell]:
 
 def _run() -> int:
     Path(FLAGS.results).parent.mkdir(parents=True, exist_ok=True)
-    return 1 if run(_cells(), measure, sequential, Path(FLAGS.results), _say, read_rows) else 0
+    return 1 if run(_cells(), measure, sequential, Path(FLAGS.results), say, read_rows) else 0
 
 
 def _plan() -> int:
     """Every row that is to be measured, and whether it is."""
-    known = {row["key"] for row in read_rows(Path(FLAGS.results))}
-    for cell in _cells():
-        _say(f"{'measured' if cell.key in known else 'to do':<9} {cell}")
-    return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    return show_plan(_cells(), read_rows(Path(FLAGS.results)))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ python -m benchmarks.rivals report
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
-from benchmarks.commands import dispatch
+from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.rivals import render
 from benchmarks.rivals.environments import prepare
 from benchmarks.rivals.measure import measure
@@ -61,30 +60,22 @@ def _run() -> int:
     _plan()
     planned = _cells()
     for cell in planned:
-        prepare(cell.contestant, _say)
-    failed = run(planned, measure, sequential, Path(FLAGS.results), _say, known_rows)
+        prepare(cell.contestant, say)
+    failed = run(planned, measure, sequential, Path(FLAGS.results), say, known_rows)
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """Every cell that is to be measured, and whether it is."""
-    known = {row["key"] for row in known_rows(Path(FLAGS.results))}
-    for cell in _cells():
-        _say(f"{'measured' if cell.key in known else 'to do':<9} {cell}")
-    return 0
+    return show_plan(_cells(), known_rows(Path(FLAGS.results)))
 
 
 def _report() -> int:
     path = Path(FLAGS.report)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render.page(_cells(), known_rows(Path(FLAGS.results))))
-    _say(f"{path} is written")
+    say(f"{path} is written")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.commands import dispatch
+from benchmarks.commands import dispatch, say
 from benchmarks.study.worker import ONE_THREAD
 
 # Workers inherit it, and TensorFlow must not be there before.
@@ -67,7 +66,7 @@ def _backend() -> backends.Backend:
 
 
 def _run() -> int:
-    failed = run(_cells(), measure, _backend(), Path(FLAGS.results), _say)
+    failed = run(_cells(), measure, _backend(), Path(FLAGS.results), say)
     return 1 if failed else 0
 
 
@@ -77,7 +76,7 @@ def _plan() -> int:
     cells = _cells()
     measured = Counter(cell.grid for cell in cells if cell.key in known)
     for grid, planned in Counter(cell.grid for cell in cells).items():
-        _say(f"{grid:<14} {measured[grid]:>4} of {planned:>4}")
+        say(f"{grid:<14} {measured[grid]:>4} of {planned:>4}")
     return 0
 
 
@@ -86,13 +85,8 @@ def _report() -> int:
     # What was found is about the whole study.
     findings, note = ("", QUICK_NOTE) if FLAGS.quick else (FINDINGS.read_text(), "")
     render.write(_cells(), known_rows(Path(FLAGS.results)), path, findings, note)
-    _say(f"{path} is written")
+    say(f"{path} is written")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
