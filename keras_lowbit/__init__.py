@@ -13,6 +13,7 @@ from keras_lowbit.quantized_model import QuantizedModel, load
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.quantize_configs import LowBitQuantizeConfig
 from keras_lowbit.reader import UnsupportedModelError
+from keras_lowbit.recipes import RECIPES
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
 from keras_lowbit.search.budget import Budget
@@ -20,6 +21,7 @@ from keras_lowbit.search.front import Front, pareto
 from keras_lowbit.version import __version__
 
 __all__ = [
+    "RECIPES",
     "Budget",
     "Converter",
     "Cost",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_lowbit import Budget, PTQConfig, inspect, load, quantize, read_metadata
+from keras_lowbit import RECIPES, Budget, PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
 from keras_lowbit.export.output_files import FORMATS, output_paths
 
@@ -82,6 +82,7 @@ def _flags() -> flags.FlagValues:
     ):
         flags.DEFINE_float(name, None, text, flag_values=options)
     for name, known, text in (
+        ("recipe", ("default", *sorted({*RECIPES} - {"default"})), "How much work goes into it."),
         ("packing", PACKINGS, "How weights are stored."),
         ("strip", STRIPS, "What is left out of the file."),
         ("target", TARGETS, "The runtime that must run it."),
@@ -110,7 +111,8 @@ def _quantize(options: flags.FlagValues) -> int:
     if options.config:
         config = _config_file(options)
     else:
-        config = PTQConfig(weight_bits=options.weight_bits, activation_bits=options.activation_bits)
+        bits = {name: options[name].value for name in ("weight_bits", "activation_bits")}
+        config = PTQConfig(**RECIPES[options.recipe], **bits)
     samples = _samples(options)
     qmodel = quantize(
         options.model, samples, config=config, budget=budget, seed=options.seed,
@@ -179,10 +181,12 @@ def _report(options: flags.FlagValues) -> int:
 
 def _config_file(options: flags.FlagValues) -> PTQConfig:
     """The configuration of ``--config``."""
-    given = [f"--{name}" for name in ("weight_bits", "activation_bits") if options[name].present]
+    names = ("weight_bits", "activation_bits", "recipe")
+    given = [f"--{name}" for name in names if options[name].present]
     if given:
         raise ValueError(
-            f"Bits are given twice: set {', '.join(given)} in the --config file instead."
+            "Bits and steps are given twice: set them in the --config file alone. "
+            f"Received: {', '.join(given)}"
         )
     try:
         return PTQConfig.from_json(Path(options.config).read_text())

@@ -114,11 +114,15 @@ class PTQConfig:
       steps: gradient steps per unit.
       batch_size: samples per step.
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
+      correct_bias: correct the biases analytically, before they are tuned: every channel gets the mean
+        it has in the float model. It takes seconds, and helps where nothing else is trained.
       tune_bias: tune the biases end to end (step 4).
       tune_network: in the same stage, also move kernels, weight scales and activation ranges: a
         short distillation from the float model on the same unlabelled samples. Behind a softmax or
         sigmoid it compares probabilities, elsewhere outputs, as ``tune_bias`` alone always does.
       tune_steps: gradient steps of the end-to-end stage.
+      tune_learning_rate: of kernels there, in units of their scale; scales, ranges and biases are
+        tuned at a tenth of it, in units of themselves and of the layer's output range.
       augment: what else ``tune_network`` learns from, made of the calibration samples without labels:
         "mixup", blends of two; "images", shifted and mirrored; "series", shifted along the first
         axis, the time; "none".
@@ -142,9 +146,11 @@ class PTQConfig:
     steps: int = 500
     batch_size: int = 32
     learning_rate: float | None = None
+    correct_bias: bool = False
     tune_bias: bool = True
     tune_network: bool = True
     tune_steps: int = 1000
+    tune_learning_rate: float = 1e-2
     augment: str = "mixup"
     calibration_samples: int = 1024
 
@@ -187,12 +193,13 @@ class PTQConfig:
                 f"Received: split_channels={share!r}"
             )
         object.__setattr__(self, "split_channels", float(share))  # 0 and 0.0 are the same in JSON
-        rate = self.learning_rate
-        if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
-            raise ValueError(
-                "`learning_rate` must be positive, or None for each variable's own. "
-                f"Received: learning_rate={self.learning_rate!r}"
-            )
+        for name in ("learning_rate", "tune_learning_rate"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and rate > 0):
+                if rate is None and name == "learning_rate":
+                    continue
+                own = ", or None for each variable's own" * (name == "learning_rate")
+                raise ValueError(f"`{name}` must be positive{own}. Received: {name}={rate!r}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:

@@ -19,7 +19,7 @@ from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.search.budget import Budget
 
 _OWN = (
-    "weight_bits", "activation_bits", "config", "budget", "candidate_bits", "callbacks",
+    "weight_bits", "activation_bits", "recipe", "config", "budget", "candidate_bits", "callbacks",
     "checkpoint_dir", "seed", "verbose", "packing", "strip", "target",
 )  # fmt: skip
 _SHARED = (
@@ -50,8 +50,8 @@ class Converter:
       optimizations: ``[tf.lite.Optimize.DEFAULT]``.
       target_spec: a ``tf.lite.TargetSpec`` for int8 operators.
       inference_input_type, inference_output_type: ``tf.int8``.
-      weight_bits, activation_bits, config, budget, candidate_bits, callbacks, checkpoint_dir, seed, verbose:
-        of :func:`keras_lowbit.quantize`.
+      weight_bits, activation_bits, recipe, config, budget, candidate_bits, callbacks, checkpoint_dir, seed,
+        verbose: of :func:`keras_lowbit.quantize`.
       packing, strip, target: of :meth:`keras_lowbit.QuantizedModel.export`.
       quantized_model: after :meth:`convert`, what the bytes were written from: to report, save, verify.
       metadata: after :meth:`convert`, bits, grid and container of every tensor. A stripped file holds none:
@@ -76,6 +76,7 @@ class Converter:
         self.inference_output_type: Any = tf.int8
         self.weight_bits: int | None = None
         self.activation_bits: int | None = None
+        self.recipe = "default"
         self.config: PTQConfig | None = None
         self.budget: Budget | None = None
         self.candidate_bits: tuple[int, ...] | None = None
@@ -163,7 +164,7 @@ class Converter:
         self._check()
         qmodel = quantize(
             self._model, _samples(self.representative_dataset), self.weight_bits,
-            self.activation_bits, config=self.config, budget=self.budget,
+            self.activation_bits, recipe=self.recipe, config=self.config, budget=self.budget,
             candidate_bits=self.candidate_bits, callbacks=self.callbacks,
             checkpoint_dir=self.checkpoint_dir, seed=self.seed, verbose=self.verbose,
         )  # fmt: skip

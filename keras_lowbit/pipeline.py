@@ -19,7 +19,8 @@ from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import SOURCE, made_up
 from keras_lowbit.finetune.augmentation import augmentation_for
-from keras_lowbit.finetune.end_to_end import finetune
+from keras_lowbit.finetune.bias_correction import correct_biases
+from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.preflight import check_before_work
 from keras_lowbit.preprocess.preprocess import preprocess
@@ -28,6 +29,7 @@ from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.reader import read
+from keras_lowbit.recipes import fields_of
 from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
 from keras_lowbit.reconstruct.variables import ClosedForm
@@ -44,6 +46,7 @@ def quantize(
     weight_bits: int | None = None,
     activation_bits: int | None = None,
     *,
+    recipe: str = "default",
     config: PTQConfig | None = None,
     budget: Budget | None = None,
     candidate_bits: tuple[int, ...] | None = None,
@@ -63,7 +66,9 @@ def quantize(
         worse; they are marked as synthetic in all that is written.
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
-      config: everything else; excludes ``weight_bits`` and ``activation_bits`` here.
+      recipe: "fast", seconds; "default", a few minutes; "best", up to half an hour. See
+        :data:`keras_lowbit.RECIPES`.
+      config: everything else; excludes ``weight_bits``, ``activation_bits`` and ``recipe`` here.
       budget: choose the bits of every kernel within these limits, the fewest where the network suffers
         least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs.
       candidate_bits: with a budget, the widths to choose from; by default (2, 3, 4, 6, 8).
@@ -83,7 +88,7 @@ def quantize(
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
       >>> qmodel.export("model.tflite")
     """
-    config = _resolve(config, weight_bits, activation_bits)
+    config = _resolve(config, weight_bits, activation_bits, recipe)
     _check_budget(budget, candidate_bits, weight_bits)
     model = load_float_model(model)
     source = read(model)
@@ -138,11 +143,15 @@ def _four_steps(
     check_before_work(model, teacher, student, data)
     # Step 3: unit by unit.
     watching.set_model(student.model)
+    inputs, held_out = hold_out(inputs, config, seed)
     records = reconstructor.run(student, teacher, inputs)
     # Step 4: end to end.
     saved = checkpoint.load("end_to_end") if checkpoint else None
     if saved is None:
-        records.append(finetune(student, teacher, inputs, config, watching, len(records), seed))
+        if config.correct_bias:
+            correct_biases(student, teacher, inputs)
+        unit = len(records)
+        records.append(finetune(student, teacher, inputs, held_out, config, watching, unit, seed))
         if checkpoint:
             checkpoint.save("end_to_end", student.values(), records[-1])
     else:
@@ -152,19 +161,24 @@ def _four_steps(
 
 
 def _resolve(
-    config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None
+    config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None, recipe: str
 ) -> PTQConfig:
+    fields = fields_of(recipe)
     if config is None:
-        return PTQConfig(
-            PTQConfig.weight_bits if weight_bits is None else weight_bits,
-            PTQConfig.activation_bits if activation_bits is None else activation_bits,
-        )
+        bits: dict[str, Any] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
+        return PTQConfig(**fields, **{name: b for name, b in bits.items() if b is not None})
     if not isinstance(config, PTQConfig):
         raise ValueError(f"`config` must be a PTQConfig. Received: {type(config).__name__}")
     if weight_bits is not None or activation_bits is not None:
         raise ValueError(
             "Bits are given twice: set them in the config alone. Received: "
             f"weight_bits={weight_bits!r}, activation_bits={activation_bits!r}, config={config!r}"
+        )
+    if fields:
+        raise ValueError(
+            "A config says all that a recipe does: begin the config with the recipe instead, "
+            "PTQConfig(**RECIPES[recipe], ...). "
+            f"Received: recipe={recipe!r}, config={config!r}"
         )
     return config
 

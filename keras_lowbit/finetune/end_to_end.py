@@ -23,7 +23,6 @@ from keras_lowbit.quantizers.placement import fused_relu
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.reconstructor import relative_error
 from keras_lowbit.reconstruct.training import (
-    Loss,
     Redraw,
     TunedBias,
     attach,
@@ -33,31 +32,60 @@ from keras_lowbit.reconstruct.training import (
 from keras_lowbit.reconstruct.units import find_units
 from keras_lowbit.reconstruct.variables import LSQ, AdaQuant
 
-BIAS_LEARNING_RATE = 1e-3  # in units of the layer's output range
-KERNEL_LEARNING_RATE = 1e-2  # in units of the kernel's scale
-KERNEL_SCALE_LEARNING_RATE = 1e-3  # relative
-RANGE_LEARNING_RATE = 1e-3  # relative
+SLOWER = 0.1  # rate of biases, scales and ranges, of that of the kernels
+
+
+def hold_out(
+    inputs: dict[str, np.ndarray], config: PTQConfig, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Split the calibration samples by chance: seven eighths to learn from, an eighth to judge by.
+
+    It has to be done before the reconstruction. Samples that it has seen look better before the
+    end-to-end stage than they should, and the stage would be undone for that.
+
+    Args:
+      inputs: calibration samples, (samples, ...), by input node.
+      config: says whether there is an end-to-end stage; without, all samples are for learning.
+      seed: decides the split.
+
+    Returns:
+      The samples to learn from and those to judge by; the same where there is but one.
+    """
+    count = len(next(iter(inputs.values())))
+    if not tunes(config) or count == 1:
+        return inputs, inputs
+    order = np.random.default_rng([seed, count]).permutation(count)
+    learnt, rest = np.split(order, [-max(count // 8, 1)])
+    learnt.sort()
+    return {n: x[learnt] for n, x in inputs.items()}, {n: x[rest] for n, x in inputs.items()}
+
+
+def tunes(config: PTQConfig) -> bool:
+    """Whether the stage moves anything."""
+    return bool(config.tune_steps and (config.tune_bias or config.tune_network))
 
 
 def finetune(
     student: Student,
     teacher: Any,
     inputs: dict[str, np.ndarray],
+    held_out: dict[str, np.ndarray],
     config: PTQConfig,
     callbacks: CallbackList,
     unit: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Tune the student in place on seven eighths of the samples.
+    """Tune the student in place.
 
-    What does not lower the loss on the last eighth is undone: with few bits and few samples,
+    What does not lower the loss on samples held out is undone: with few bits and few samples,
     tuning may fit the samples alone.
 
     Args:
       student: reconstructed.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node.
-      config: ``tune_bias``, ``tune_network``, ``tune_steps`` and ``batch_size`` matter.
+      held_out: likewise, samples that nothing was fitted to; see :func:`hold_out`.
+      config: ``batch_size`` and the fields whose names begin with ``tune`` matter.
       callbacks: see one more unit, after the reconstruction.
       unit: its index for the callbacks.
       seed: of the order of samples.
@@ -77,48 +105,35 @@ def finetune(
     power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
     before = float(relative_error(function.map(arrived), wanted, power))
     record: dict[str, Any] = {"name": "end to end", "error_before": before, "error_after": before}
-    if not config.tune_steps or not (config.tune_bias or config.tune_network):
+    if not tunes(config):
         return record
     values = student.values()
     generator = np.random.default_rng([seed, len(student.graph.nodes)])
-    order = generator.permutation(len(arrived[0]))
-    seen, unseen = np.split(order, [-max(len(order) // 8, 1)]) if len(order) > 1 else (order, order)
     loss = squared_error(power)
     if config.tune_network:
         loss = divergence(student.graph, network.outputs, power)
-    loss_unseen = _loss_on(unseen, function, arrived, wanted, loss)
+    unseen = [tf.constant(held_out[name]) for name in network.inputs]
+    goal = float_network.map(unseen)
+    loss_before = float(loss(function.map(unseen), goal))
     callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
     biases = [_tuned_bias(student, name) for name in student.biases] if config.tune_bias else []
     groups = movable_groups(student, network)
-    kernels = (
-        AdaQuant(KERNEL_LEARNING_RATE, KERNEL_SCALE_LEARNING_RATE) if config.tune_network else None
-    )
-    ranges = LSQ(RANGE_LEARNING_RATE) if config.tune_network else None
+    rate = config.tune_learning_rate
+    kernels = AdaQuant(rate, SLOWER * rate) if config.tune_network else None
+    ranges = LSQ(SLOWER * rate) if config.tune_network else None
     train(
         function, attach(student, network.layers, groups, kernels, ranges), biases,
-        [tf.gather(x, seen) for x in arrived], [tf.gather(x, seen) for x in wanted],
-        loss, steps=config.tune_steps, batch_size=config.batch_size,
-        bias_learning_rate=BIAS_LEARNING_RATE, generator=generator,
+        arrived, wanted, loss, steps=config.tune_steps, batch_size=config.batch_size,
+        bias_learning_rate=SLOWER * rate, generator=generator,
         redraw=_redraw(student.graph, config, float_network),
         on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
     )  # fmt: skip
-    if _loss_on(unseen, function, arrived, wanted, loss) < loss_unseen:
+    if float(loss(function.map(unseen), goal)) < loss_before:
         record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
     else:
         student.assign(values)
     callbacks.on_unit_end(unit, dict(record))
     return record
-
-
-def _loss_on(
-    rows: np.ndarray,
-    function: UnitFunction,
-    arrived: list[tf.Tensor],
-    wanted: list[tf.Tensor],
-    loss: Loss,
-) -> float:
-    outputs = function.map([tf.gather(x, rows) for x in arrived])
-    return float(loss(outputs, [tf.gather(x, rows) for x in wanted]))
 
 
 def _redraw(graph: Graph, config: PTQConfig, float_network: UnitFunction) -> Redraw | None:

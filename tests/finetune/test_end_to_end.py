@@ -11,9 +11,11 @@ import pytest
 import tf_keras
 from networks import chain
 
+from keras_lowbit import PTQConfig
 from keras_lowbit.callbacks import Callback, CallbackList, History
-from keras_lowbit.finetune.end_to_end import finetune
+from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.quantized_model import QuantizedModel
+from keras_lowbit.reconstruct.reconstructor import Reconstructor
 
 STEPS = 60
 
@@ -27,7 +29,10 @@ def tune(qmodel: QuantizedModel, *callbacks: Callback, **fields: Any) -> dict[st
     data = networks.samples(qmodel.model, 96)
     inputs = dict(zip(qmodel.student.graph.inputs, data, strict=True))
     config = pipelines.ranges_only(3, **{"tune_steps": STEPS, **fields})
-    return finetune(qmodel.student, qmodel.teacher, inputs, config, CallbackList(callbacks))
+    learnt, held_out = hold_out(inputs, config, seed=0)
+    return finetune(
+        qmodel.student, qmodel.teacher, learnt, held_out, config, CallbackList(callbacks)
+    )
 
 
 def changed(qmodel: QuantizedModel, before: dict[str, np.ndarray]) -> set[str]:
@@ -63,13 +68,46 @@ def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None
     assert all(q.rule is None for q in qmodel.student.activation_quantizers.values())
 
 
-def test_what_makes_it_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_lowbit.finetune.end_to_end.BIAS_LEARNING_RATE", 10.0)
+def test_what_makes_it_worse_is_undone() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
-    record = tune(qmodel, tune_network=False, tune_steps=3)
+    record = tune(qmodel, tune_network=False, tune_steps=3, tune_learning_rate=100.0)
     assert record["error_after"] == record["error_before"]
     assert changed(qmodel, before) == set()
+
+
+def test_what_is_held_out_is_the_rest_and_only_where_something_is_tuned() -> None:
+    inputs = {"x": np.arange(80.0), "y": np.arange(80.0) + 100}
+    learnt, held_out = hold_out(inputs, PTQConfig(), seed=3)
+    assert len(learnt["x"]) == 70
+    assert sorted([*learnt["x"], *held_out["x"]]) == list(inputs["x"])
+    for part in (learnt, held_out):  # samples of several inputs stay together
+        np.testing.assert_array_equal(part["y"], part["x"] + 100)
+    other, _ = hold_out(inputs, PTQConfig(), seed=4)
+    assert not np.array_equal(other["x"], learnt["x"])
+    for config in (PTQConfig(tune_steps=0), PTQConfig(tune_bias=False, tune_network=False)):
+        assert hold_out(inputs, config, seed=3) == (inputs, inputs)
+    one = {"x": np.zeros(1)}
+    assert hold_out(one, PTQConfig(), seed=3) == (one, one)
+
+
+def test_the_reconstruction_does_not_see_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the end-to-end stage is judged against samples that were fitted."""
+    seen = []
+    run = Reconstructor.run
+
+    def watched(self: Reconstructor, student: Any, teacher: Any, inputs: Any) -> Any:
+        seen.append(inputs)
+        return run(self, student, teacher, inputs)
+
+    monkeypatch.setattr(Reconstructor, "run", watched)
+    model = networks.randomize(chain((6,), lambda k: k.Dense(4, name="only"))(tf_keras))
+    data = networks.samples(model, 40)[0]
+    config = PTQConfig(3, steps=1, tune_steps=1)
+    (name,) = pipelines.quantized(model, config, data).student.graph.inputs
+    learnt, _ = hold_out({name: data}, config, seed=0)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(seen[0][name], learnt[name])
 
 
 def test_without_bias_tuning_biases_stay() -> None:
@@ -106,6 +144,8 @@ def test_the_record_is_what_the_model_gives() -> None:
     record = tune(qmodel, history)
     assert {**history.units[0]} == {"unit": 0, **record}
     student, data = qmodel.student, networks.samples(qmodel.model, 96)
+    inputs = dict(zip(student.graph.inputs, data, strict=True))
+    data = list(hold_out(inputs, PTQConfig(), seed=0)[0].values())
     wanted = networks.outputs(qmodel.teacher, data)
     model = tf_keras.Model(student.model.inputs, [student.tensor(n) for n in ("left", "right")])
     error = sum(

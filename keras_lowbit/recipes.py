@@ -1,0 +1,35 @@
+"""How much work goes into a quantization: three settings, the same for every network.
+
+``fast`` takes seconds: ranges, and biases corrected analytically; nothing is trained. ``default`` takes
+a few minutes: blocks reconstructed, then a short distillation of the whole network. ``best`` goes on with
+that for longer. ``docs/accuracy.md`` shows what each gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "fast": MappingProxyType({"optimize": (), "correct_bias": True, "tune_steps": 0}),
+    "default": MappingProxyType({}),
+    "best": MappingProxyType({"tune_steps": 4000, "tune_learning_rate": 3e-3}),
+})  # fmt: skip
+
+
+def fields_of(recipe: str) -> dict[str, Any]:
+    """The fields of :class:`keras_lowbit.PTQConfig` that a recipe sets.
+
+    Args:
+      recipe: "fast", "default" or "best".
+
+    Raises:
+      ValueError: there is no such recipe.
+
+    Example:
+      >>> PTQConfig.uniform(4, **fields_of("best"))
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"`recipe` must be one of {tuple(RECIPES)}. Received: recipe={recipe!r}")
+    return dict(RECIPES[recipe])
