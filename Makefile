@@ -5,7 +5,8 @@ RUN := .venv/bin/python
 export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test fuzz lint results study study-report deployment deployment-report rivals rivals-report clean
+.PHONY: demo test fuzz lint results study study-report deployment deployment-report accuracy accuracy-report \
+	rivals rivals-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -64,6 +65,18 @@ deployment: .venv/rival
 # docs/deployment.md, from the committed rows.
 deployment-report: .venv/installed
 	$(RUN) -m benchmarks.deployment report $(BRIEFLY)
+
+# What the recipes reach: many hours; a run resumes where it was stopped.
+# TASKS=res8 RECIPES=best SETTINGS=W2A8,2/2 SEEDS=0 measures some of it; JOBS as above.
+REACHED := $(if $(TASKS),--tasks $(TASKS)) $(if $(RECIPES),--recipes $(RECIPES)) \
+	$(if $(SETTINGS),--settings $(SETTINGS)) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS)
+
+accuracy: .venv/installed
+	$(RUN) -m benchmarks.accuracy run $(REACHED)
+
+# docs/accuracy.md, from the committed rows.
+accuracy-report: .venv/installed
+	$(RUN) -m benchmarks.accuracy report
 
 # Accuracy and time beside other quantizers: many hours; a run resumes where it was stopped.
 # TASKS=har_cnn SETTINGS=W4A8,W3A8 TOOLS=keras_lowbit,MCT measures some of it; THREADS=2.

@@ -16,7 +16,7 @@ ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
 WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise")
 MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
-AUGMENTS = ("none", "mixup", "images", "series")
+AUGMENTS = ("auto", "none", "mixup", "images", "series")
 
 
 def _check_bits(name: str, bits: Any, wide: bool = False) -> None:
@@ -125,7 +125,8 @@ class PTQConfig:
         tuned at a tenth of it, in units of themselves and of the layer's output range.
       augment: what else ``tune_network`` learns from, made of the calibration samples without labels:
         "mixup", blends of two; "images", shifted and mirrored; "series", shifted along the first
-        axis, the time; "none".
+        axis, the time; "none"; "auto", by their shape: "images" of three channels, "series" of other
+        samples with two axes or more, "mixup" of vectors.
       calibration_samples: most samples taken from the calibration data.
     """
 
@@ -151,7 +152,7 @@ class PTQConfig:
     tune_network: bool = True
     tune_steps: int = 1000
     tune_learning_rate: float = 1e-2
-    augment: str = "mixup"
+    augment: str = "auto"
     calibration_samples: int = 1024
 
     def __post_init__(self) -> None:

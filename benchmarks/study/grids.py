@@ -35,7 +35,7 @@ def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
     fields: dict[str, Any] = {
         "units": "layer", "optimize": (VARIABLES[variable],), "weight_grid": "full",
         "weight_range": "mse", "activation_range": "mse",
-        "tune_bias": True, "tune_network": False, "tune_steps": 500,
+        "tune_bias": True, "tune_network": False, "tune_steps": 500, "augment": "none",
     }  # fmt: skip
     return PTQConfig.uniform(bits, **{**fields, **overrides})
 
@@ -44,7 +44,7 @@ def ranges_config(bits: int, weights: str, activations: str, equalize: bool = Fa
     """Initial ranges only, nothing optimised."""
     return PTQConfig.uniform(
         bits, weight_grid="full", weight_range=weights, activation_range=activations,
-        equalize=equalize, optimize=(), tune_bias=False, tune_network=False,
+        equalize=equalize, optimize=(), tune_bias=False, tune_network=False, augment="none",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from keras_lowbit.graph import Graph
 
 LARGEST_SHIFT = 0.1  # of the axis
 MIXED = 0.5  # share of the samples that are mixed
+COLOURS = 3
 
 Inputs = list[tf.Tensor]
 Augmentation = Callable[[Inputs, tf.Tensor], Inputs]
@@ -62,15 +63,29 @@ def augmentation_for(name: str, graph: Graph) -> Augmentation | None:
     Raises:
       ValueError: an input has too few axes for it; the message names the input.
     """
+    nodes = [graph[name] for name in graph.inputs]
+    if name == "auto":
+        suited = {_suited(node.shape) for node in nodes}
+        name = suited.pop() if len(suited) == 1 else "mixup"
     augmentation, axes = _BY_NAME[name]
-    for node in (graph[name] for name in graph.inputs):
+    for node in nodes:
         if len(node.shape) < axes:
             raise ValueError(
                 f"`augment` does not fit the input {node.name!r}: {name!r} needs samples of at least "
-                f"{axes} axes. Use 'mixup', which fits all, or 'none'. "
+                f"{axes} axes. Use 'auto' or 'mixup', which fit all, or 'none'. "
                 f"Received: augment={name!r}, samples of shape {node.shape}"
             )
     return augmentation
+
+
+def _suited(shape: tuple[int, ...]) -> str:
+    """Colour images, something along an axis (of time, or a spectrogram's), or neither.
+
+    An image of one channel may be a spectrogram or a digit, which must not be mirrored.
+    """
+    if len(shape) == 3 and shape[-1] == COLOURS:
+        return "images"
+    return "series" if len(shape) > 1 else "mixup"
 
 
 def _shifted(x: tf.Tensor, axis: int, seed: tf.Tensor) -> tf.Tensor:

@@ -90,6 +90,22 @@ def test_a_seed_decides(name: str) -> None:
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.parametrize(
+    ("shape", "like"),
+    [((20, 30, 3), "images"), ((20, 30, 1), "series"), ((20, 9), "series"), ((12,), "mixup")],
+)
+def test_auto_goes_by_the_shape(shape: tuple[int, ...], like: str) -> None:
+    x = np.random.default_rng(1).normal(size=(16, *shape)).astype(np.float32)
+    np.testing.assert_array_equal(made("auto", x)[0], made(like, x)[0])
+
+
+def test_auto_mixes_inputs_of_different_kinds() -> None:
+    first, second = tf_keras.Input((8, 8, 3)), tf_keras.Input((5,))
+    both = tf_keras.layers.Concatenate()([tf_keras.layers.Flatten()(first), second])
+    graph = read(tf_keras.Model([first, second], tf_keras.layers.Dense(2)(both)))
+    assert augmentation_for("auto", graph) is augmentation_for("mixup", graph)
+
+
 def test_none_is_none() -> None:
     network = chain((4,), lambda k: k.Dense(3, name="last"))
     assert augmentation_for("none", read(network(tf_keras))) is None

@@ -1,0 +1,1 @@
+"""What our recipes reach, network by network and width by width."""

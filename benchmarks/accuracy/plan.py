@@ -1,0 +1,104 @@
+"""The measurements: which recipe quantizes which network to how many bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row, read_rows, short_hash
+from benchmarks.study.plan import full_config
+from benchmarks.study.tasks import MAIN_TASKS
+from keras_lowbit import RECIPES, Budget, PTQConfig
+
+TASKS = MAIN_TASKS
+# Uniform: weights, activations and the network's input; "WxA8": weights alone.
+BITS = {
+    "4/4": (4, 4), "3/3": (3, 3), "2/2": (2, 2), "W4A8": (4, 8), "W3A8": (3, 8), "W2A8": (2, 8),
+}  # fmt: skip
+MIXED = "mixed"  # weights of 3 bits on average, chosen layer by layer; activations of 8
+AVERAGE_BITS = 3.0
+SETTINGS = (*BITS, MIXED)
+SEEDS = (0, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One network quantized by one recipe.
+
+    Attributes:
+      task: a name in :data:`benchmarks.study.tasks.TASKS`.
+      recipe: a name in :data:`keras_lowbit.RECIPES`.
+      setting: of :data:`SETTINGS`.
+      seed: of the calibration samples and of the optimisation.
+    """
+
+    task: str
+    recipe: str
+    setting: str
+    seed: int = 0
+
+    @property
+    def config(self) -> PTQConfig:
+        """What the recipe is at so many bits."""
+        fields = RECIPES[self.recipe]
+        if self.setting == MIXED:
+            return PTQConfig(**fields)
+        weight_bits, activation_bits = BITS[self.setting]
+        return PTQConfig(weight_bits, activation_bits, input_bits=activation_bits, **fields)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the bits are chosen within, where they are."""
+        return Budget(average_weight_bits=AVERAGE_BITS) if self.setting == MIXED else None
+
+    @functools.cached_property
+    def key(self) -> str:
+        """A short hash of what determines the row."""
+        return _key(self.task, self.setting, full_config(self.config), self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.setting} {self.recipe} seed {self.seed}"
+
+
+def _key(task: str, setting: str, config: dict[str, Any], seed: int) -> str:
+    return short_hash([task, setting == MIXED, config, seed])
+
+
+def cells(
+    tasks: Iterable[str], recipes: Iterable[str], settings: Iterable[str], seeds: Iterable[int]
+) -> list[Cell]:
+    """The plan, seed by seed.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    tasks, recipes, settings = tuple(tasks), tuple(recipes), tuple(settings)
+    for names, known in ((tasks, TASKS), (recipes, RECIPES), (settings, SETTINGS)):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"Expected some of {list(known)}. Received: {unknown}")
+    return [
+        Cell(task, recipe, setting, seed)
+        for seed, recipe, setting, task in itertools.product(seeds, recipes, settings, tasks)
+    ]
+
+
+def known_rows(path: Path) -> list[Row]:
+    """The rows of a file with their keys as of today.
+
+    A field that the configuration has got since a row was measured counts at its default; a row
+    with a field that is no more keeps its key.
+    """
+    return [row | {"key": _key_today(row)} for row in read_rows(path)]
+
+
+def _key_today(row: Row) -> str:
+    try:
+        config = full_config(PTQConfig.from_json(json.dumps(row["config"])))
+    except ValueError:
+        return row["key"]
+    return _key(row["task"], row["setting"], config, row["seed"])

@@ -1,0 +1,73 @@
+"""What the recipes reach: the plan, a row, the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.accuracy import render
+from benchmarks.accuracy.measure import measure
+from benchmarks.accuracy.plan import MIXED, SEEDS, SETTINGS, TASKS, Cell, cells, known_rows
+from benchmarks.study.tasks import Samples, Task
+from keras_lowbit import RECIPES
+from models import digits
+from models.data import load_digits
+
+pytest.importorskip("sklearn")
+
+
+def samples(seed: int) -> Samples:
+    data = load_digits()
+    return Samples(data.x_train[seed:][:64], data.x_test, data.y_test)
+
+
+TASK = Task("digits", "Digits", digits.load, samples)
+
+
+def row(cell: Cell, accuracy: float) -> dict[str, Any]:
+    right = round(1000 * accuracy)
+    return {
+        "key": cell.key, **dataclasses.asdict(cell),
+        "accuracy": {"float": 0.9, "quantized": accuracy},
+        "agreement": {"both": right, "float_only": 900 - right, "quantized_only": 0, "neither": 100},
+        "seconds": {"cpu": 60.0},
+    }  # fmt: skip
+
+
+def test_every_cell_is_another_one() -> None:
+    planned = cells(TASKS, RECIPES, SETTINGS, SEEDS)
+    assert len({cell.key for cell in planned}) == 4 * 3 * 7 * 3
+    with pytest.raises(ValueError, match=r"Expected some of \['fast'.*Received: \['slow'\]"):
+        cells(TASKS, ["slow"], SETTINGS, SEEDS)
+
+
+@pytest.mark.parametrize("setting", ["W2A8", MIXED])
+def test_a_row_tells_what_was_measured(setting: str) -> None:
+    measured = measure(Cell("digits", "fast", setting), TASK)
+    assert 0.5 < measured["accuracy"]["quantized"] <= 1
+    assert sum(measured["agreement"].values()) == measured["test_samples"] == 450
+    bits = set(measured["weight_bits"].values())
+    assert bits == {2} if setting == "W2A8" else len(bits) > 1
+
+
+def test_rows_are_found_again_by_what_they_say(tmp_path: Any) -> None:
+    path, cell = tmp_path / "rows.jsonl", Cell("digits", "fast", "W2A8")
+    path.write_text(json.dumps(measure(cell, TASK) | {"key": "of an earlier version"}) + "\n")
+    assert [known["key"] for known in known_rows(path)] == [cell.key]
+
+
+def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:
+    rows = [
+        row(Cell("res8", "best", "4/4", 0), 0.89), row(Cell("res8", "best", "4/4", 1), 0.87),
+        row(Cell("res8", "fast", "W2A8"), 0.5),
+    ]  # fmt: skip
+    page = render.page(rows)
+    assert "| 4/4 | −2.00 ± 1.41 (2) | −0.84 |" in page
+    assert "| W2A8 | −40.00 (1) | – |" in page
+    assert page.index("## best") < page.index("## fast") < page.index("## Confidence")
+    (line,) = [x for x in page[page.index("## Confidence") :].splitlines() if x.startswith("| 4/4")]
+    low, _, high = line.split("|")[2].replace("−", "-").split()
+    assert float(low) < -1 < float(high) < 0
