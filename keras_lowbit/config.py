@@ -126,7 +126,7 @@ class PTQConfig:
       augment: what else ``tune_network`` learns from, made of the calibration samples without labels:
         "mixup", blends of two; "images", shifted and mirrored; "series", shifted along the first
         axis, the time; "none"; "auto", by their shape: "images" of three channels, "series" of other
-        samples with two axes or more, "mixup" of vectors.
+        samples with two axes or more, "mixup" of vectors. Several are joined by "+": "auto+mixup".
       calibration_samples: most samples taken from the calibration data.
     """
 
@@ -178,7 +178,12 @@ class PTQConfig:
         self._check_choice("weight_range", RANGE_METHODS)
         self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
         self._check_choice("units", UNITS)
-        self._check_choice("augment", AUGMENTS)
+        for part in str(self.augment).split("+"):
+            if part not in AUGMENTS:
+                raise ValueError(
+                    f"`augment` must be one of {AUGMENTS}, or several joined by '+'. "
+                    f"Received: augment={self.augment!r}"
+                )
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
             value = getattr(self, name)
             least = 0 if name.endswith("steps") else 1

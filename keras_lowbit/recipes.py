@@ -14,7 +14,10 @@ from typing import Any
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "fast": MappingProxyType({"optimize": (), "correct_bias": True, "tune_steps": 0}),
     "default": MappingProxyType({}),
-    "best": MappingProxyType({"tune_steps": 4000, "tune_learning_rate": 3e-3}),
+    "best": MappingProxyType({
+        "activation_range": "output", "tune_steps": 5000, "tune_learning_rate": 5e-3,
+        "augment": "auto+mixup",
+    }),
 })  # fmt: skip
 
 

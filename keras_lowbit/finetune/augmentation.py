@@ -14,6 +14,7 @@ from keras_lowbit.graph import Graph
 LARGEST_SHIFT = 0.1  # of the axis
 MIXED = 0.5  # share of the samples that are mixed
 COLOURS = 3
+SEEDS_APART = 7  # of what is done in turn; one step uses up to three seeds in a row
 
 Inputs = list[tf.Tensor]
 Augmentation = Callable[[Inputs, tf.Tensor], Inputs]
@@ -63,6 +64,19 @@ def augmentation_for(name: str, graph: Graph) -> Augmentation | None:
     Raises:
       ValueError: an input has too few axes for it; the message names the input.
     """
+    steps = [step for part in name.split("+") if (step := _one(part, graph)) is not None]
+    if not steps:
+        return None
+
+    def in_turn(inputs: Inputs, seed: tf.Tensor) -> Inputs:
+        for number, step in enumerate(steps):
+            inputs = step(inputs, seed + SEEDS_APART * number)
+        return inputs
+
+    return in_turn
+
+
+def _one(name: str, graph: Graph) -> Augmentation | None:
     nodes = [graph[name] for name in graph.inputs]
     if name == "auto":
         suited = {_suited(node.shape) for node in nodes}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import networks
 import numpy as np
 import pytest
@@ -103,7 +105,19 @@ def test_auto_mixes_inputs_of_different_kinds() -> None:
     first, second = tf_keras.Input((8, 8, 3)), tf_keras.Input((5,))
     both = tf_keras.layers.Concatenate()([tf_keras.layers.Flatten()(first), second])
     graph = read(tf_keras.Model([first, second], tf_keras.layers.Dense(2)(both)))
-    assert augmentation_for("auto", graph) is augmentation_for("mixup", graph)
+    inputs = [tf.random.stateless_normal((9, *x.shape[1:]), SEED) for x in (first, second)]
+    auto, mixup = (augmentation_for(name, graph) for name in ("auto", "mixup"))
+    assert auto is not None
+    assert mixup is not None
+    for x, wanted in zip(auto(inputs, SEED), mixup(inputs, SEED), strict=True):
+        np.testing.assert_array_equal(x, wanted)
+
+
+def test_several_are_done_in_turn() -> None:
+    [shifted] = made("series", IMAGES)
+    [both] = made("series+mixup", IMAGES)
+    same = sum(np.array_equal(a, b) for a, b in zip(shifted, both, strict=True))
+    assert 16 < same < 48  # half of them are blends besides
 
 
 def test_none_is_none() -> None:
@@ -119,5 +133,8 @@ def test_what_does_not_fit_the_input_is_refused_before_any_work(name: str) -> No
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`augment` must be one of .*Received: augment='flip'"):
-        PTQConfig(augment="flip")
+    for name in ("flip", "auto+flip", ""):
+        with pytest.raises(
+            ValueError, match=f"`augment` must be one of .*augment='{re.escape(name)}'"
+        ):
+            PTQConfig(augment=name)
