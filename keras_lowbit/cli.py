@@ -185,8 +185,8 @@ def _config_file(options: flags.FlagValues) -> PTQConfig:
     given = [f"--{name}" for name in names if options[name].present]
     if given:
         raise ValueError(
-            "Bits and steps are given twice: set them in the --config file alone. "
-            f"Received: {', '.join(given)}"
+            f"{', '.join(given)} and --config say the same thing twice: set it in the --config file "
+            f"alone. Received: {', '.join(given)}, --config={options.config}"
         )
     try:
         return PTQConfig.from_json(Path(options.config).read_text())

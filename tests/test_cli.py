@@ -188,7 +188,7 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
         (
             (*QUANTIZE, "--calib=x.npy", "--config=config.json", "--weight_bits=4"),
             1,
-            "twice: set --weight_bits in the --config file",
+            "--weight_bits and --config.*twice: set it in the --config file",
         ),
         ((*QUANTIZE, "--calib=x.npy", "--weight_bits=9"), 2, "weight_bits.*9"),
         (("inspect", "--outptu=m.tflite"), 2, "Unknown command line flag 'outptu'"),
