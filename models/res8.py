@@ -34,10 +34,7 @@ def build() -> tf_keras.Model:
 
 
 def load() -> tf_keras.Model:
-    """The net of `build()` with the weights that `python -m models.train_res8` wrote.
-
-    They are not in the repository: nobody has trained them as long as the recipe asks for yet.
-    """
+    """The net of `build()` with the weights that `python -m models.train_res8` wrote."""
     model = build()
     load_weights(model, WEIGHTS_PATH)
     return model

@@ -20,9 +20,13 @@ TASKS = MAIN_TASKS
 BITS = {
     "4/4": (4, 4), "3/3": (3, 3), "2/2": (2, 2), "W4A8": (4, 8), "W3A8": (3, 8), "W2A8": (2, 8),
 }  # fmt: skip
+EDGE_EIGHT = " edge-8"  # behind uniform bits: 8 bits for the input, the first and the last layer
 MIXED = "mixed"  # weights of 3 bits on average, chosen layer by layer; activations of 8
 AVERAGE_BITS = 3.0
-SETTINGS = (*BITS, MIXED)
+SETTINGS = (
+    "4/4", "3/3", "2/2", *(f"{bits}{EDGE_EIGHT}" for bits in ("4/4", "3/3", "2/2")),
+    "W4A8", "W3A8", "W2A8", MIXED,
+)  # fmt: skip
 SEEDS = (0, 1, 2)
 
 
@@ -48,7 +52,9 @@ class Cell:
         fields = RECIPES[self.recipe]
         if self.setting == MIXED:
             return PTQConfig(**fields)
-        weight_bits, activation_bits = BITS[self.setting]
+        weight_bits, activation_bits = BITS[self.setting.removesuffix(EDGE_EIGHT)]
+        if self.setting.endswith(EDGE_EIGHT):
+            return PTQConfig(weight_bits, activation_bits, first_last_bits=8, **fields)
         return PTQConfig(weight_bits, activation_bits, input_bits=activation_bits, **fields)
 
     @property

@@ -21,8 +21,9 @@ HEAD = """# Accuracy
 
 What the three recipes reach on the four networks of the study. Accuracy points lost from the float network, of the
 simulation, on the test samples of `docs/study.md`; mean and standard deviation over seeds, and their number in
-brackets. "4/4" is weights, activations and the network's input at 4 bits; "W4A8" is weights at 4 and
-everything else at 8. The paper's column is the best of its four variables, from its float network.
+brackets. "4/4" is weights, activations and the network's input at 4 bits; "edge-8" the same with 8 bits for the input, the
+first and the last layer, which is what the paper's figures belong to (`docs/study.md`); "W4A8" is weights at
+4 and everything else at 8. The paper's column is the best of its four variables, from its float network.
 
 `make accuracy` measures the rows that are missing, `make accuracy-report` writes this page.
 """

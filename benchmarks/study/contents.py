@@ -140,6 +140,11 @@ BEYOND_TABLES = (
         "second_res8", functools.partial(_accuracies_and_drops, grid="second_res8"),
     ),
     Table(
+        "A second Res8 with edge-8", f"The same with 8 bits at both ends. {STATISTICS}",
+        "second_res8_edge_eight",
+        functools.partial(_accuracies_and_drops, grid="second_res8_edge_eight"),
+    ),
+    Table(
         "DS-CNN calibrated on training clips",
         "On the 275 training clips at hand, augmented, and silence; evaluated on all test clips. "
         f"{STATISTICS}",

@@ -27,6 +27,7 @@ LOW_WIDTHS, ALL_WIDTHS = (4, 3, 2), (4, 3, 2, 8, 5, 6)
 SEEDS = (0, 1, 2)
 FLOAT_LIKE = 16  # activation bits that lose nothing
 RANGES = ("minmax", "mse")
+EDGE_EIGHT = {"first_last_bits": 8, "input_bits": 8}
 QUICK = {"steps": 60, "tune_steps": 60}
 
 
@@ -127,9 +128,8 @@ def wide_input() -> list[Cell]:
 
 def edge_eight() -> list[Cell]:
     """Table 2 with 8 bits at both ends, which is what much of the literature does unsaid."""
-    eight = {"first_last_bits": 8, "input_bits": 8}
-    first = layerwise("edge_eight", MAIN_TASKS, (*LOW_WIDTHS, 5), SEEDS[:1], **eight)
-    more = layerwise("edge_eight", MAIN_TASKS, LOW_WIDTHS, SEEDS[1:], **eight)
+    first = layerwise("edge_eight", MAIN_TASKS, (*LOW_WIDTHS, 5), SEEDS[:1], **EDGE_EIGHT)
+    more = layerwise("edge_eight", MAIN_TASKS, LOW_WIDTHS, SEEDS[1:], **EDGE_EIGHT)
     return first + [cell for cell in more if cell.variable == BEST_VARIABLE]
 
 
@@ -146,6 +146,13 @@ def device() -> list[Cell]:
 def second_res8() -> list[Cell]:
     """Res8 of our own training by the official recipe."""
     return layerwise("second_res8", ("res8_recipe",), (8, *LOW_WIDTHS), SEEDS[:1])
+
+
+def second_res8_edge_eight() -> list[Cell]:
+    """The same with 8 bits at both ends."""
+    return layerwise(
+        "second_res8_edge_eight", ("res8_recipe",), LOW_WIDTHS, SEEDS[:1], **EDGE_EIGHT
+    )
 
 
 def ds_cnn_calib() -> list[Cell]:
@@ -169,7 +176,7 @@ GRIDS = {
     grid.__name__: grid
     for grid in (
         table_two, edge_eight, device, figure_four, figure_five, figure_six, output_ranges,
-        wide_input, second_res8, ds_cnn_calib,
+        wide_input, second_res8, second_res8_edge_eight, ds_cnn_calib,
     )
 }  # fmt: skip
 

@@ -39,7 +39,10 @@ def row(cell: Cell, accuracy: float) -> dict[str, Any]:
 
 def test_every_cell_is_another_one() -> None:
     planned = cells(TASKS, RECIPES, SETTINGS, SEEDS)
-    assert len({cell.key for cell in planned}) == 4 * 3 * 7 * 3
+    assert len({cell.key for cell in planned}) == 4 * 3 * 10 * 3
+    ends = Cell("res8", "best", "3/3 edge-8").config
+    assert (ends.weight_bits, ends.activation_bits) == (3, 3)
+    assert (ends.input_bits, ends.first_last_bits) == (8, 8)
     with pytest.raises(ValueError, match=r"Expected some of \['fast'.*Received: \['slow'\]"):
         cells(TASKS, ["slow"], SETTINGS, SEEDS)
 
@@ -68,6 +71,6 @@ def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:
     assert "| 4/4 | −2.00 ± 1.41 (2) | −0.84 |" in page
     assert "| W2A8 | −40.00 (1) | – |" in page
     assert page.index("## best") < page.index("## fast") < page.index("## Confidence")
-    (line,) = [x for x in page[page.index("## Confidence") :].splitlines() if x.startswith("| 4/4")]
+    (line,) = [x for x in page[page.index("## Confidence") :].splitlines() if x.startswith("| 4/4 |")]
     low, _, high = line.split("|")[2].replace("−", "-").split()
     assert float(low) < -1 < float(high) < 0
