@@ -71,6 +71,8 @@ def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:
     assert "| 4/4 | −2.00 ± 1.41 (2) | −0.84 |" in page
     assert "| W2A8 | −40.00 (1) | – |" in page
     assert page.index("## best") < page.index("## fast") < page.index("## Confidence")
-    (line,) = [x for x in page[page.index("## Confidence") :].splitlines() if x.startswith("| 4/4 |")]
+    (line,) = [
+        x for x in page[page.index("## Confidence") :].splitlines() if x.startswith("| 4/4 |")
+    ]
     low, _, high = line.split("|")[2].replace("−", "-").split()
     assert float(low) < -1 < float(high) < 0
