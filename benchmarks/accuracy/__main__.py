@@ -22,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.accuracy import plan, render
 from benchmarks.accuracy.measure import measure
+from benchmarks.rows import read_rows
 from benchmarks.study import backends
 from benchmarks.study.runner import run
 from keras_lowbit import RECIPES
@@ -33,6 +34,7 @@ flags.DEFINE_list("settings", list(plan.SETTINGS), "Bits.")
 flags.DEFINE_list("seeds", [str(seed) for seed in plan.SEEDS], "Of samples and optimisation.")
 flags.DEFINE_integer("jobs", 2, "Workers.", lower_bound=1)
 flags.DEFINE_string("results", "benchmarks/results/accuracy.jsonl", "File of rows.")
+flags.DEFINE_string("qat_results", "benchmarks/results/qat.jsonl", "Rows of benchmarks.qat.")
 flags.DEFINE_string("report", "docs/accuracy.md", "Page to write.")
 
 
@@ -59,7 +61,8 @@ def _plan() -> int:
 
 def _report() -> int:
     path = Path(FLAGS.report)
-    path.write_text(render.page(plan.known_rows(Path(FLAGS.results))))
+    trained = read_rows(Path(FLAGS.qat_results))
+    path.write_text(render.page(plan.known_rows(Path(FLAGS.results)), trained))
     say(f"{path} is written")
     return 0
 

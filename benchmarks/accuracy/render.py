@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.plan import MIXED, SETTINGS, TASKS
 from benchmarks.intervals import Agreement, bootstrap_interval
+from benchmarks.qat.render import drops as labelled_drops
 from benchmarks.rows import Row
 from benchmarks.study import paper
 from benchmarks.study.grids import VARIABLES
@@ -29,17 +30,25 @@ first and the last layer, which is what the paper's figures belong to (`docs/stu
 """
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
     """Markdown.
 
     Args:
       rows: of :mod:`benchmarks.accuracy.measure`, in any order.
+      trained: of :mod:`benchmarks.qat.measure`, likewise.
     """
     parts = [HEAD]
     parts += [f"## {recipe}\n\n{drops(rows, recipe)}\n" for recipe in reversed(list(RECIPES))]
+    parts += [f"## With labels\n\n{LABELS}\n{labelled_drops(trained)}\n"]
     parts += [f"## Confidence\n\n{CONFIDENCE}\n{intervals(rows)}\n", f"## Time\n\n{times(rows)}\n"]
     return "\n".join(parts) + "\n" + FINDINGS.read_text()
 
+
+LABELS = """The upper reference, measured by `python -m benchmarks.qat run`: the result of the recipe "default" goes on with
+labels, by nothing but `qmodel.model.fit`. What the whole training set cannot bring back is lost by the
+format. Points lost before and after it, seed 0; epochs in brackets. Only CIFAR-10 and UCI HAR have a
+training set here, so that there is no such reference for the other two networks.
+"""
 
 CONFIDENCE = """The same test samples go through both networks, so the difference is better known than either
 accuracy. 95 % intervals of the drop of seed 0 over resampled test sets, paired, in points.

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.qat.measure import measure
 from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, Labelled, Recipe, Trained, cells
+from benchmarks.qat.render import drops
 from benchmarks.study.tasks import Samples, Task
 from keras_lowbit import PTQConfig
 from models import digits
@@ -59,3 +60,14 @@ def test_plan() -> None:
     assert [cell.recipe[::2] for cell in rates] == [(1, 1e-3), (1, 1e-4)]
     with pytest.raises(ValueError, match="Expected some of.*Received: 'resnet'"):
         cells(["resnet"], ["2/2"])
+
+
+def test_table_shows_the_longest_training_of_the_test_samples() -> None:
+    def row(epochs: int, trained: float, on: str = "test samples") -> dict[str, object]:
+        return {
+            "task": "res8", "setting": "3/3", "evaluated_on": on, "recipe": {"epochs": epochs},
+            "accuracy": {"float": 0.9, "quantized": 0.8, "trained": trained},
+        }  # fmt: skip
+
+    table = drops([row(9, 0.87), row(3, 0.85), row(20, 0.9, "held-out training samples")])
+    assert "| 3/3 | −10.00 to −3.00 (9) | – | – | – |" in table
