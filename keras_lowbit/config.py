@@ -16,6 +16,7 @@ ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
 WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise")
 MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
+MERGED = "merged:"  # and a number: so many blocks in a row
 AUGMENTS = ("auto", "none", "mixup", "images", "series")
 
 
@@ -110,7 +111,8 @@ class PTQConfig:
         of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
       optimize: optimization variables by name or instance. Weights belong to the first that can
         move them, activation ranges to the last. Empty for ranges only.
-      units: what is reconstructed at a time: "layer", "block" or "network".
+      units: what is reconstructed at a time: "layer", "block", "merged:2" (or more: so many blocks in
+        a row) or "network".
       steps: gradient steps per unit.
       batch_size: samples per step.
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
@@ -177,7 +179,8 @@ class PTQConfig:
         self._check_choice("weight_grid", WEIGHT_GRIDS)
         self._check_choice("weight_range", RANGE_METHODS)
         self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
-        self._check_choice("units", UNITS)
+        if not re.fullmatch(rf"{MERGED}([2-9]|[1-9]\d+)", str(self.units)):
+            self._check_choice("units", (*UNITS, f"{MERGED}2"))
         for part in str(self.augment).split("+"):
             if part not in AUGMENTS:
                 raise ValueError(

@@ -57,6 +57,7 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"weight_range": "percentile"}, "'minmax', 'mse'.*weight_range='percentile'"),
         ({"activation_range": "max"}, "activation_range='max'"),
         ({"units": "stage"}, "units='stage'"),
+        ({"units": "merged:1"}, "units='merged:1'"),
         ({"steps": -1}, "at least 0. Received: steps=-1"),
         ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
         ({"calibration_samples": 1.5}, "calibration_samples=1.5"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
+from keras_lowbit.config import MERGED
 from keras_lowbit.graph import Graph
 from keras_lowbit.layer_table import has_kernel
 from keras_lowbit.quantizers.placement import Placement
@@ -46,19 +48,37 @@ def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ..
       placement: its quantizers; a unit begins and ends at heads.
       units: "layer": one unit a head. "block": a unit ends where a single tensor carries
         everything that follows (so a residual block is one), and a depthwise convolution goes with
-        the layer behind it. "network": everything that leads to the outputs.
+        the layer behind it. "merged:2": two blocks with layers at a time, or as many as it says.
+        "network": everything that leads to the outputs.
 
     Returns:
       Units in topological order. Units without layers have nothing to optimise.
     """
     steps = _steps(graph, placement)
-    ends: list[list[_Step]] = [[]]
+    merged = int(units.removeprefix(MERGED)) if units.startswith(MERGED) else 1
+    size = "block" if merged > 1 else units
+    parts: list[list[_Step]] = [[]]
     for index, step in enumerate(steps):
-        ends[-1].append(step)
-        if _ends_here(graph, steps, index, ends[-1], units):
-            ends.append([])
+        parts[-1].append(step)
+        if _ends_here(graph, steps, index, parts[-1], size):
+            parts.append([])
     heads = set(placement.heads)
-    return tuple(_unit(graph, heads, steps, part) for part in ends if part)
+    return tuple(_unit(graph, heads, steps, part) for part in _joined(parts, merged) if part)
+
+
+def _joined(parts: Iterable[list[_Step]], count: int) -> list[list[_Step]]:
+    """So many parts with layers in one, and those without that lie between them."""
+    if count == 1:
+        return list(parts)
+    joined: list[list[_Step]] = [[]]
+    inside = 0
+    for part in parts:
+        inside += any(step.layers for step in part)
+        if inside > count:
+            joined.append([])
+            inside = 1
+        joined[-1] += part
+    return joined
 
 
 def _steps(graph: Graph, placement: Placement) -> list[_Step]:

@@ -102,6 +102,20 @@ def test_digits() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_merged_blocks(count: int) -> None:
+    blocks = layers(units_of(digits.build(), "block"))
+    merged = layers(units_of(digits.build(), f"merged:{count}"))
+    assert merged == [sum(blocks[i : i + count], ()) for i in range(0, len(blocks), count)]
+
+
+def test_more_blocks_than_there_are() -> None:
+    for network in (networks.residual, networks.two_outputs):
+        merged = [unit for unit in units_of(network(tf_keras), "merged:99") if unit.layers]
+        (whole,) = (unit for unit in units_of(network(tf_keras), "network") if unit.layers)
+        assert [set(unit.layers) for unit in merged] == [set(whole.layers)]
+
+
 @pytest.mark.parametrize("network", [networks.residual, networks.two_outputs])
 def test_network(network: networks.Network) -> None:
     units = [unit for unit in units_of(network(tf_keras), "network") if unit.layers]
