@@ -1,8 +1,9 @@
 """How much work goes into a quantization: three settings, the same for every network.
 
 ``fast`` takes seconds: ranges, and biases corrected analytically; nothing is trained. ``default`` takes
-a few minutes: blocks reconstructed, then a short distillation of the whole network. ``best`` goes on with
-that for longer. ``docs/accuracy.md`` shows what each gains.
+a minute or two: blocks reconstructed, then a short distillation of the whole network. ``best`` takes some
+minutes: activation ranges that suit the network's output, and five times the steps of distillation, at
+half the rate and from blends of the samples as well. ``docs/accuracy.md`` shows what each gains.
 """
 
 from __future__ import annotations

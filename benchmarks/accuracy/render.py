@@ -44,10 +44,11 @@ def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
     return "\n".join(parts) + "\n" + FINDINGS.read_text()
 
 
-LABELS = """The upper reference, measured by `python -m benchmarks.qat run`: the result of the recipe "default" goes on with
-labels, by nothing but `qmodel.model.fit`. What the whole training set cannot bring back is lost by the
-format. Points lost before and after it, seed 0; epochs in brackets. Only CIFAR-10 and UCI HAR have a
-training set here, so that there is no such reference for the other two networks.
+LABELS = """Measured by `python -m benchmarks.qat run`: the result of the recipe "default" goes on with labels, by nothing but
+`qmodel.model.fit`. What the whole training set does not bring back is lost by the format, or by training for
+so few epochs: they are in brackets. Points lost before and after it, seed 0. Only CIFAR-10 and UCI HAR have a
+training set here; the other two networks learn from the few labelled samples at hand, and are no
+such reference.
 """
 
 CONFIDENCE = """The same test samples go through both networks, so the difference is better known than either

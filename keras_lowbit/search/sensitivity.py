@@ -4,11 +4,8 @@ The kernel of one layer of the float model is rounded to each width in turn, eve
 float, and the squared error of the network's outputs, before a softmax or sigmoid, is taken relative
 to their mean square. Effects of several layers are taken to add up.
 
-That is before reconstruction and tuning, which repair most of it. Of what was tried as a stand-in for what
-remains (this; the divergence of the probabilities; both after Bit-Split solved the layer; the error of
-the layer's own output), only this put seven trained networks of three tasks in the right order: the
-divergence grows out of proportion where much is repaired, and Bit-Split fits a wide dense layer to
-the samples.
+That is before reconstruction and tuning, which repair most of it. It ranks choices, and does not foretell
+what remains.
 """
 
 from __future__ import annotations
