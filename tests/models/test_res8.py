@@ -39,6 +39,18 @@ def test_official_weights_give_the_official_outputs(shared_data: Path) -> None:
     assert_same_network(res8.build(), pretrained.load_res8(), data.cifar10_calibration(64))
 
 
+@pytest.mark.slow
+def test_our_weights_reach_the_accuracy_that_training_printed(shared_data: Path) -> None:
+    del shared_data
+    cifar = data.load_cifar10()
+    outputs = res8.load().predict(cifar.x_test.astype(np.float32), batch_size=256, verbose=0)
+    assert (outputs.argmax(axis=1) == cifar.y_test).mean() >= 0.81
+
+
+def test_weights_file_is_small_enough_to_commit() -> None:
+    assert res8.WEIGHTS_PATH.stat().st_size < 400_000
+
+
 def test_rate_falls_to_where_the_official_one_ends() -> None:
     rates = [float(train_res8.schedule(1e-3, 1000)(step)) for step in (0, 500, 1000)]
     np.testing.assert_allclose(rates, [1e-3, 0.5e-3 * (1 + 0.99**500), 1e-3 * 0.99**500], rtol=1e-4)
