@@ -29,7 +29,7 @@ def collect(calib_ds: Any, graph: Graph, limit: int, batch_size: int = 32) -> li
         warnings.warn(
             f"There are only {count} calibration samples, fewer than a batch of {batch_size}: ranges "
             "and rounding will fit these samples and little else. Several hundred are usual.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return samples
 

@@ -111,8 +111,7 @@ class PTQConfig:
         of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
       optimize: optimization variables by name or instance. Weights belong to the first that can
         move them, activation ranges to the last. Empty for ranges only.
-      units: what is reconstructed at a time: "layer", "block", "merged:2" (or more: so many blocks in
-        a row) or "network".
+      units: what is reconstructed at a time: "layer", "block", "merged:2" (blocks, or more) or "network".
       steps: gradient steps per unit.
       batch_size: samples per step.
       learning_rate: of the first variable in ``optimize``; None for the variable's own.

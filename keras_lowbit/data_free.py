@@ -18,14 +18,16 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_lowbit._keras import keras
+from keras_lowbit.calibration_data import collect
 from keras_lowbit.checkpoint import Checkpoint, digest
+from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph, Node, build
 
 SOURCE = "synthetic: random inputs matched to batch-norm statistics, no data"
@@ -46,6 +48,23 @@ class _Start(NamedTuple):
     centre: float = 0.0
     width: float = 1.0
     slope: float = 0.0
+
+
+def samples_for(
+    calib_ds: Any,
+    graph: Graph,
+    config: PTQConfig,
+    seed: int,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+) -> list[np.ndarray]:
+    """The samples that were given, or made up where there are none, one array per network input.
+
+    Raises:
+      ValueError: as of :func:`keras_lowbit.calibration_data.collect` or :func:`made_up`.
+    """
+    if calib_ds is None:
+        return made_up(graph, config.calibration_samples, seed, checkpoint_dir)
+    return collect(calib_ds, graph, config.calibration_samples, config.batch_size)
 
 
 def made_up(

@@ -13,11 +13,10 @@ import numpy as np
 from absl import logging
 
 from keras_lowbit._keras import load_float_model
-from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
 from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.data_free import SOURCE, made_up
+from keras_lowbit.data_free import SOURCE, samples_for
 from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.bias_correction import correct_biases
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
@@ -29,7 +28,7 @@ from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.reader import read
-from keras_lowbit.recipes import fields_of
+from keras_lowbit.recipes import resolve
 from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
 from keras_lowbit.reconstruct.variables import ClosedForm
@@ -88,17 +87,13 @@ def quantize(
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
       >>> qmodel.export("model.tflite")
     """
-    config = _resolve(config, weight_bits, activation_bits, recipe)
+    config = resolve(config, weight_bits, activation_bits, recipe)
     _check_budget(budget, candidate_bits, weight_bits)
     model = load_float_model(model)
     source = read(model)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
     owners(config)  # likewise
-    origin = "" if calib_ds is not None else SOURCE
-    if origin:
-        data = made_up(source, config.calibration_samples, seed, checkpoint_dir)
-    else:
-        data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
+    data = samples_for(calib_ds, source, config, seed, checkpoint_dir)
     inputs = dict(zip(source.inputs, data, strict=True))
     watching = CallbackList([
         *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
@@ -109,7 +104,7 @@ def quantize(
         folder = None if checkpoint_dir is None else Path(checkpoint_dir, again)
         checkpoint = _checkpoint(folder, config, source, data, seed)
         qmodel = _four_steps(model, source, inputs, config, watching, seed, checkpoint)
-        return dataclasses.replace(qmodel, calibration_source=origin)
+        return dataclasses.replace(qmodel, calibration_source=SOURCE if calib_ds is None else "")
 
     if budget is None:
         return with_config(config)
@@ -158,29 +153,6 @@ def _four_steps(
         student.assign(saved[0])
         records.append(saved[1])
     return QuantizedModel(student, teacher, config, records, notes, _methods(config), len(data[0]))
-
-
-def _resolve(
-    config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None, recipe: str
-) -> PTQConfig:
-    fields = fields_of(recipe)
-    if config is None:
-        bits: dict[str, Any] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
-        return PTQConfig(**fields, **{name: b for name, b in bits.items() if b is not None})
-    if not isinstance(config, PTQConfig):
-        raise ValueError(f"`config` must be a PTQConfig. Received: {type(config).__name__}")
-    if weight_bits is not None or activation_bits is not None:
-        raise ValueError(
-            "Bits are given twice: set them in the config alone. Received: "
-            f"weight_bits={weight_bits!r}, activation_bits={activation_bits!r}, config={config!r}"
-        )
-    if fields:
-        raise ValueError(
-            "A config says all that a recipe does: begin the config with the recipe instead, "
-            "PTQConfig(**RECIPES[recipe], ...). "
-            f"Received: recipe={recipe!r}, config={config!r}"
-        )
-    return config
 
 
 def _check_budget(

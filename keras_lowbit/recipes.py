@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from keras_lowbit.config import PTQConfig
+
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "fast": MappingProxyType({"optimize": (), "correct_bias": True, "tune_steps": 0}),
     "default": MappingProxyType({}),
@@ -37,3 +39,31 @@ def fields_of(recipe: str) -> dict[str, Any]:
     if recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {tuple(RECIPES)}. Received: recipe={recipe!r}")
     return dict(RECIPES[recipe])
+
+
+def resolve(
+    config: PTQConfig | None, weight_bits: int | None, activation_bits: int | None, recipe: str
+) -> PTQConfig:
+    """The configuration that these arguments of ``quantize`` mean together.
+
+    Raises:
+      ValueError: something is said twice, or there is no such recipe.
+    """
+    fields = fields_of(recipe)
+    if config is None:
+        bits: dict[str, Any] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
+        return PTQConfig(**fields, **{name: b for name, b in bits.items() if b is not None})
+    if not isinstance(config, PTQConfig):
+        raise ValueError(f"`config` must be a PTQConfig. Received: {type(config).__name__}")
+    if weight_bits is not None or activation_bits is not None:
+        raise ValueError(
+            "Bits are given twice: set them in the config alone. Received: "
+            f"weight_bits={weight_bits!r}, activation_bits={activation_bits!r}, config={config!r}"
+        )
+    if fields:
+        raise ValueError(
+            "A config says all that a recipe does: begin the config with the recipe instead, "
+            "PTQConfig(**RECIPES[recipe], ...). "
+            f"Received: recipe={recipe!r}, config={config!r}"
+        )
+    return config

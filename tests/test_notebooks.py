@@ -39,6 +39,8 @@ def test_quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
         "same bytes: True",
         "stem/kernel",
         "W2A8: ",
+        "predicted error",
+        "within the budget: 1",
     ):
         assert words in printed
 

@@ -8,9 +8,10 @@ import os
 from typing import Any
 
 from keras_lowbit._keras import load_float_model
-from keras_lowbit.calibration_data import collect
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.data_free import samples_for
 from keras_lowbit.reader import read
+from keras_lowbit.recipes import resolve
 from keras_lowbit.search.bit_search import BitSearch, Choice
 from keras_lowbit.search.budget import Budget
 from keras_lowbit.search.choice import CANDIDATE_BITS
@@ -86,11 +87,13 @@ class Front:
 
 def pareto(
     model: Any,
-    calib_ds: Any,
+    calib_ds: Any = None,
     candidate_bits: tuple[int, ...] = CANDIDATE_BITS,
     points: int = 8,
     *,
+    recipe: str = "default",
     config: PTQConfig | None = None,
+    seed: int = 0,
     verbose: int = 1,
 ) -> Front:
     """Several choices of weight bits layer by layer, from one measurement of the sensitivity.
@@ -100,7 +103,10 @@ def pareto(
       candidate_bits: widths that the kernels may get, 2..8.
       points: how many file sizes to ask for, at even distances from all kernels at their fewest bits
         to all at their most; choices that come twice or are beaten are left out.
-      config: everything else; its ``layer_bits`` and ``first_last_bits`` stay as they are.
+      recipe: how the points are to be quantized; it goes into their configurations.
+      config: everything else, excludes ``recipe``; its ``layer_bits`` and ``first_last_bits`` stay as
+        they are.
+      seed: of samples that are made up where ``calib_ds`` is None.
       verbose: 0 silent, 1 a progress bar, 2 one line.
 
     Returns:
@@ -111,9 +117,9 @@ def pareto(
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise ValueError(f"`points` must be an integer of at least 2. Received: points={points!r}")
-    config = PTQConfig() if config is None else config
+    config = resolve(config, None, None, recipe)
     source = read(load_float_model(model))
-    data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
+    data = samples_for(calib_ds, source, config, seed)
     inputs = dict(zip(source.inputs, data, strict=True))
     search = BitSearch(source, inputs, config, candidate_bits, verbose)
     ends = [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import networks
 import pipelines
 import pytest
+import tf_keras
 import uneven
 
 import keras_lowbit
@@ -61,6 +63,29 @@ def test_plot(front: Front, tmp_path: Path) -> None:
     front.plot(tmp_path / "front.svg")
     text = (tmp_path / "front.svg").read_text()
     assert "<svg" in text
+
+
+def test_without_data_and_by_recipe() -> None:
+    """A recipe goes into the configurations; samples are made up from the batch norms."""
+    model = networks.randomize(networks.residual(tf_keras))
+    fronts = [
+        keras_lowbit.pareto(
+            model, candidate_bits=(2, 8), points=2, recipe="fast", seed=s, verbose=0
+        )
+        for s in (0, 0, 1)
+    ]
+    assert fronts[0] == fronts[1]
+    assert [p.harm for p in fronts[0].points] != [p.harm for p in fronts[2].points]
+    for point in fronts[0].points:
+        assert point.config.correct_bias
+        assert point.config.tune_steps == 0
+
+
+def test_a_recipe_beside_a_config_is_refused() -> None:
+    with pytest.raises(ValueError, match="A config says all that a recipe does.*recipe='best'"):
+        keras_lowbit.pareto(
+            uneven.model(), uneven.samples(), recipe="best", config=uneven.RANGES_ONLY
+        )
 
 
 @pytest.mark.parametrize("points", [1, 2.5, True, "5"])
