@@ -7,13 +7,13 @@ from benchmarks.study.tables import accuracy_text, markdown, points
 from benchmarks.study.tasks import TASKS
 
 
-def settings(measured: Measured, grid: str, beside_table_two: bool = False) -> str:
+def settings(measured: Measured, grid: str, beside: str = "") -> str:
     """Accuracy and drop from float by setting, variable and network.
 
     Args:
       measured: what is known.
       grid: whose settings.
-      beside_table_two: add in brackets the drop of the same seeds at the same widths in Table 2.
+      beside: a grid; add in brackets its drop of the same seeds at the same widths.
     """
 
     def text(task: str, variable: str, setting: str) -> str:
@@ -21,9 +21,9 @@ def settings(measured: Measured, grid: str, beside_table_two: bool = False) -> s
         if not rows:
             return MISSING
         drop = points(mean_of(measured.drop(rows)))
-        if beside_table_two:
+        if beside:
             seeds = {row["seed"] for row in rows}
-            plain = measured.rows("table_two", task, variable, setting.split()[0])
+            plain = measured.rows(beside, task, variable, setting.split()[0])
             partners = [row for row in plain if row["seed"] in seeds]
             drop += f" ({points(mean_of(measured.drop(partners)))})"
         return f"{accuracy_text(measured.accuracy(rows))}, {drop}"

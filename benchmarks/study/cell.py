@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
-import resource
+import os
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tf_keras
@@ -70,6 +73,8 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
       task: by default the one that the cell names.
     """
     started = time.monotonic()
+    load = os.getloadavg()[0]
+    _forget_peak()
     task = task or one_task(cell.task)
     config = cell.config
     samples = task.data(cell.seed)
@@ -93,8 +98,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         "units": qmodel.history, "cost": dataclasses.asdict(qmodel.cost()),
         "float_cost": dataclasses.asdict(keras_lowbit.cost(model, not task.counts_norms)),
         "seconds": {**watch.seconds, "all": round(time.monotonic() - started, 2)},
-        # Of the worker so far, which may have measured other cells before.
-        "process_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": _peak_mib(), "machine": {"cpus": os.cpu_count(), "load": round(load, 1)},
         "config": cell.full_config(), "config_hash": short_hash(cell.full_config()),
         "versions": versions(), "source": SOURCE,
     }  # fmt: skip
@@ -102,3 +106,19 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     tf_keras.backend.clear_session()
     gc.collect()
     return row
+
+
+def _forget_peak() -> None:
+    """Begin the peak memory anew: a worker has measured other cells before. Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib() -> int | None:
+    """The most memory that was resident since then."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return round(int(found[1]) / 1024) if found else None

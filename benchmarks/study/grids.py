@@ -22,13 +22,14 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "bits": {"name": "bitsplit"},
     "round": {"name": "adaround"},
 }
-BEST_VARIABLE = "round"
+BEST_VARIABLES = ("weights", "round")  # ahead of the others wherever bits are few
 LOW_WIDTHS, ALL_WIDTHS = (4, 3, 2), (4, 3, 2, 8, 5, 6)
 SEEDS = (0, 1, 2)
+MORE_SEEDS = (0, 1, 2, 3, 4)
 FLOAT_LIKE = 16  # activation bits that lose nothing
 RANGES = ("minmax", "mse")
-EDGE_EIGHT = {"first_last_bits": 8, "input_bits": 8}
-QUICK = {"steps": 60, "tune_steps": 60}
+EDGE_EIGHT: dict[str, Any] = {"first_last_bits": 8, "input_bits": 8}
+QUICK: dict[str, Any] = {"steps": 60, "tune_steps": 60}
 
 
 def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
@@ -41,11 +42,14 @@ def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
     return PTQConfig.uniform(bits, **{**fields, **overrides})
 
 
-def ranges_config(bits: int, weights: str, activations: str, equalize: bool = False) -> PTQConfig:
+def ranges_config(
+    bits: int, weights: str, activations: str, equalize: bool = False, **overrides: Any
+) -> PTQConfig:
     """Initial ranges only, nothing optimised."""
     return PTQConfig.uniform(
         bits, weight_grid="full", weight_range=weights, activation_range=activations,
         equalize=equalize, optimize=(), tune_bias=False, tune_network=False, augment="none",
+        **overrides,
     )  # fmt: skip
 
 
@@ -62,7 +66,7 @@ def layerwise(
 def table_two() -> list[Cell]:
     """Variables by widths by networks; more seeds where they differ."""
     first = layerwise("table_two", MAIN_TASKS, ALL_WIDTHS, SEEDS[:1])
-    return first + layerwise("table_two", MAIN_TASKS, LOW_WIDTHS, SEEDS[1:])
+    return first + layerwise("table_two", MAIN_TASKS, LOW_WIDTHS, MORE_SEEDS[1:])
 
 
 def figure_four(
@@ -95,12 +99,13 @@ def figure_five(
 def figure_six(
     tasks: Iterable[str] = ("res8", "ds_cnn", "mobilenet"),
     widths: Iterable[int] = LOW_WIDTHS,
+    grid: str = "figure_six",
     **overrides: Any,
 ) -> list[Cell]:
     """Block by block; the layerwise partner is a cell of Table 2. Bits are layerwise by design."""
     names = [name for name in VARIABLES if name != "bits"]
     return [
-        Cell("figure_six", task, name, f"{bits}/{bits} block",
+        Cell(grid, task, name, f"{bits}/{bits} block",
              paper_config(bits, name, units="block", **overrides))
         for bits, task, name in itertools.product(widths, tasks, names)
     ]  # fmt: skip
@@ -129,17 +134,32 @@ def wide_input() -> list[Cell]:
 def edge_eight() -> list[Cell]:
     """Table 2 with 8 bits at both ends, which is what much of the literature does unsaid."""
     first = layerwise("edge_eight", MAIN_TASKS, (*LOW_WIDTHS, 5), SEEDS[:1], **EDGE_EIGHT)
-    more = layerwise("edge_eight", MAIN_TASKS, LOW_WIDTHS, SEEDS[1:], **EDGE_EIGHT)
-    return first + [cell for cell in more if cell.variable == BEST_VARIABLE]
+    return first + layerwise("edge_eight", MAIN_TASKS, LOW_WIDTHS, SEEDS[1:], **EDGE_EIGHT)
+
+
+def edge_eight_blocks() -> list[Cell]:
+    """Blocks where the uniform setting has lost the input before the first of them: DS-CNN."""
+    return figure_six(("ds_cnn",), grid="edge_eight_blocks", **EDGE_EIGHT)
+
+
+def equalized_weights() -> list[Cell]:
+    """What equalization does to the weights alone."""
+    wide = dict.fromkeys(("activation_bits", "input_bits", "linear_activation_bits"), FLOAT_LIKE)
+    return [
+        Cell("equalized_weights", task, "ranges", f"{bits}/float{' equalized' * equalize}",
+             ranges_config(bits, "mse", "mse", equalize, **wide))
+        for bits, task, equalize in itertools.product(LOW_WIDTHS, MAIN_TASKS, (False, True))
+    ]  # fmt: skip
 
 
 def device() -> list[Cell]:
-    """Low-bit weights with 8-bit activations: what pays on stock kernels."""
+    """Low-bit weights with 8-bit activations, the best variables: what pays on stock kernels."""
     wide = {"activation_bits": 8, "input_bits": 8}
     return [
-        Cell("device", task, BEST_VARIABLE, f"{bits}/8",
-             paper_config(bits, BEST_VARIABLE, **wide), seed)
-        for seed, bits, task in itertools.product(SEEDS, LOW_WIDTHS, MAIN_TASKS)
+        Cell("device", task, name, f"{bits}/8", paper_config(bits, name, **wide), seed)
+        for seed, bits, task, name in itertools.product(
+            SEEDS, LOW_WIDTHS, MAIN_TASKS, BEST_VARIABLES
+        )
     ]  # fmt: skip
 
 
@@ -165,7 +185,7 @@ def quick() -> list[Cell]:
     return [
         *layerwise("table_two", MAIN_TASKS, (4, 2), SEEDS[:1], **QUICK),
         *(cell for cell in layerwise("table_two", MAIN_TASKS, (8,), SEEDS[:1], **QUICK)
-          if cell.variable == BEST_VARIABLE),
+          if cell.variable == "round"),
         *figure_four(("ds_cnn",), (4, 3)),
         *figure_five(("ds_cnn",), (4, 2), **QUICK),
         *figure_six(("ds_cnn",), (4, 2), **QUICK),
@@ -176,7 +196,8 @@ GRIDS = {
     grid.__name__: grid
     for grid in (
         table_two, edge_eight, device, figure_four, figure_five, figure_six, output_ranges,
-        wide_input, second_res8, second_res8_edge_eight, ds_cnn_calib,
+        wide_input, second_res8, second_res8_edge_eight, ds_cnn_calib, edge_eight_blocks,
+        equalized_weights,
     )
 }  # fmt: skip
 

@@ -46,9 +46,9 @@ def test_table_two_has_mean_deviation_and_count() -> None:
     chosen = cells("table_two", task="res8", variable="round", setting="4/4")
     rows = [made_up_row(cell, 0.80 + 0.02 * cell.seed) for cell in chosen]
     text = tables.accuracies(Measured(planned, rows), "table_two", ["res8", "ds_cnn"])
-    assert line_of(text, "4/4", "round") == ["4/4", "round", "82.00 ± 2.00 (3)", MISSING]
+    assert line_of(text, "4/4", "round") == ["4/4", "round", "84.00 ± 3.16 (5)", MISSING]
     text = tables.drops(Measured(planned, rows), "table_two", ["res8", "ds_cnn"])
-    assert line_of(text, "4/4", "round")[2:] == ["−8.00 (−1.41)", f"{MISSING} (−4.70)"]
+    assert line_of(text, "4/4", "round")[2:] == ["−6.00 (−1.41)", f"{MISSING} (−4.70)"]
 
 
 def test_best_of_four_is_the_smallest_drop() -> None:
@@ -66,7 +66,7 @@ def test_variants_stand_beside_the_same_seeds_of_table_two() -> None:
     variant = cells("output_ranges", task="res8", variable="round", setting="4/4 output ranges")
     rows = [made_up_row(cell, 0.8 - 0.1 * cell.seed) for cell in plain]
     rows.append(made_up_row(variant[0], 0.85))
-    text = beyond.settings(Measured(planned, rows), "output_ranges", beside_table_two=True)
+    text = beyond.settings(Measured(planned, rows), "output_ranges", beside="table_two")
     line = line_of(text, "4/4 output ranges", "round")
     assert line[2] == "85.00 (1), −5.00 (−10.00)"
 

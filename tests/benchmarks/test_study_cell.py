@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_lowbit
-from benchmarks.study.cell import StepWatch, accuracy, measure
+from benchmarks.study.cell import StepWatch, _forget_peak, _peak_mib, accuracy, measure
 from benchmarks.study.plan import Cell
 from benchmarks.study.tasks import Samples, Task
 from keras_lowbit import PTQConfig
@@ -72,4 +72,16 @@ def test_row_is_complete_and_steps_that_do_nothing_change_nothing() -> None:
     assert row["cost"]["weight_bytes"] < row["float_cost"]["weight_bytes"]
     assert row["config"]["weight_bits"] == 3
     assert row["units"][-1]["name"] == "end to end"
-    assert {"versions", "source", "seconds", "process_peak_mib", "config_hash"} <= set(row)
+    assert row["peak_mib"] > 100
+    assert {"versions", "source", "seconds", "peak_mib", "machine", "config_hash"} <= set(row)
+
+
+def test_the_peak_is_that_of_the_cell() -> None:
+    large = np.ones(2**25)  # 256 MiB
+    before = _peak_mib()
+    if before is None:
+        pytest.skip("needs /proc, which only Linux has")
+    del large
+    _forget_peak()
+    after = _peak_mib()
+    assert after is not None and after < before - 200
