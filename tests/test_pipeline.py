@@ -383,6 +383,20 @@ def test_the_reports_columns_stand_below_each_other() -> None:
     assert all(row[: header.index("kind")].endswith("  ") for row in rows)
 
 
+def test_units_of_several_layers_stand_in_the_report_by_all_their_names() -> None:
+    """However long: before the numbers there are two spaces, and these end below each other."""
+    name = "a_depthwise_convolution_with_a_name_that_goes_on_for_longer_than_that"
+    network = chain(
+        (4, 4, 3), lambda k: k.DepthwiseConv2D(3, name=name), lambda k: k.Conv2D(2, 1, name="mix"),
+        lambda k: k.Flatten(name="flat"), lambda k: k.Dense(3, name="last"),
+    )  # fmt: skip
+    config = dataclasses.replace(SHORT, units="block", tune_steps=0)
+    shown = str(pipelines.quantized(make(network), config).report()).split("\n\n")
+    header, *rows = next(part for part in shown if part.startswith("unit (")).splitlines()
+    assert [row.split("  ")[0] for row in rows[:2]] == [f"{name} + mix", "last"]
+    assert {len(row) for row in rows} == {len(header)}
+
+
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
     """Codes lie where the metadata say, and there are at most 2^bits of them."""

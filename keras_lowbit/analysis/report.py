@@ -49,6 +49,8 @@ class Report:
 
     def __str__(self) -> str:
         width = 2 + max(len(_label(row)) for row in self.rows)
+        units = "unit (error relative to the float output)"
+        unit_width = 2 + max(len(name) for name in (units, *(unit["name"] for unit in self.units)))
         source = f" ({self.calibration_source})" if self.calibration_source else ""
         lines = [
             f"{'layer':<{width}}{'kind':<24}{'weights':>8}{'output':>8}{'scale':>12}{'zero':>6}",
@@ -58,9 +60,10 @@ class Report:
             f"Made with {self.calibration_samples} calibration samples{source}. Biases become int32; "
             "nothing is left float, and what cannot be quantized was refused before any work.",
             "",
-            f"{'unit (error relative to the float output)':<60}{'before':>10}{'after':>10}",
+            f"{units:<{unit_width}}{'before':>10}{'after':>10}",
             *(
-                f"{unit['name']:<60}{unit['error_before']:>10.5f}{unit['error_after']:>10.5f}"
+                f"{unit['name']:<{unit_width}}{unit['error_before']:>10.5f}"
+                f"{unit['error_after']:>10.5f}"
                 for unit in self.units
             ),
             "",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study_rows import made_up_row
-from test_backends import dask, loky, ray
+from test_backends import _becomes, cells, dask, loky, ray
 
 from benchmarks.rows import read_rows
 from benchmarks.study import backends
@@ -77,6 +80,51 @@ def test_rows_arrive_once_though_a_worker_dies(
 
 def _never(cell: Any) -> dict[str, Any]:
     raise AssertionError(f"{cell} is measured already")
+
+
+def stuck_at_first(folder: Path) -> Callable[[Any], dict[str, Any]]:
+    """Notes every cell it measures; "c" and "d" never end the first time."""
+
+    def work(cell: Any) -> dict[str, Any]:
+        been_here = folder / f"begun {cell.key}"
+        if cell.key in "cd" and not been_here.exists():
+            been_here.touch()
+            time.sleep(600)
+        with (folder / "measured").open("a") as notes:
+            notes.write(cell.key)
+        return {"key": cell.key, "accuracy": {}, "seconds": {"all": 0.0}}
+
+    return work
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """By SIGKILL, with two rows on disk, two cells under way and two not begun."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "sys.path[:0] = sys.argv[2:]\n"
+        "from test_runner import run_stuck_at_first\n"
+        "run_stuck_at_first(Path(sys.argv[1]))\n"
+    )
+    tests, path = Path(__file__).parents[1], tmp_path / "rows.jsonl"
+    places = [str(place) for place in (tests.parent, tests, tests / "benchmarks")]
+    runner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), *places])
+    try:
+        begun = [tmp_path / "begun c", tmp_path / "begun d"]
+        assert _becomes(lambda: all(been_here.exists() for been_here in begun))
+        assert _becomes(lambda: len(read_rows(path)) == 2)
+    finally:
+        runner.kill()
+        runner.wait()
+    assert sorted(row["key"] for row in read_rows(path)) == ["a", "b"]
+    assert run_stuck_at_first(tmp_path) == {}
+    assert sorted(row["key"] for row in read_rows(path)) == list("abcdef")
+    assert sorted((tmp_path / "measured").read_text()) == list("abcdef")
+
+
+def run_stuck_at_first(folder: Path) -> dict[str, str]:
+    work, path = stuck_at_first(folder), folder / "rows.jsonl"
+    return run(cells(*"abcdef"), work, loky(), path, silent, read_rows)
 
 
 def test_an_error_is_reported_by_name_and_is_tried_again(tmp_path: Path) -> None:

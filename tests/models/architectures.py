@@ -11,9 +11,11 @@ from keras_lowbit.accounting import cost
 Row = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 _KINDS = {
+    "Conv1D": "kernel_size",
     "Conv2D": "kernel_size",
     "DepthwiseConv2D": "kernel_size",
     "AveragePooling2D": "pool_size",
+    "MaxPooling1D": "pool_size",
     "Dense": None,
 }
 

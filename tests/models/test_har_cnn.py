@@ -5,8 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import Row, table
 
 from models import data, har_cnn, train_har
+
+LAYERS: list[Row] = [
+    ("Conv1D", (3,), (126, 64)),
+    ("Conv1D", (3,), (124, 64)),
+    ("MaxPooling1D", (2,), (62, 64)),
+    ("Dense", (), (128,)),  # not in the paper's table, but in its parameters
+    ("Dense", (), (6,)),
+]
+ORDER = (
+    "InputLayer Conv1D BatchNormalization ReLU Conv1D BatchNormalization ReLU MaxPooling1D Flatten "
+    "Dense BatchNormalization ReLU Dense"
+)
+
+
+def test_layers_are_those_of_the_paper() -> None:
+    net = har_cnn.build()
+    assert table(net) == LAYERS
+    assert [type(layer).__name__ for layer in net.layers] == ORDER.split()
 
 
 def test_parameters_are_those_of_table_1() -> None:

@@ -31,13 +31,15 @@ def error(hessian: np.ndarray, weights: np.ndarray, rounded: np.ndarray) -> floa
     return float(off @ hessian @ off)
 
 
-def problem(seed: int, inputs: int, bits: int) -> tuple[np.ndarray, np.ndarray, Grid]:
+def problem(
+    seed: int, inputs: int, bits: int, grid: str = "narrow"
+) -> tuple[np.ndarray, np.ndarray, Grid]:
     """A second moment of correlated inputs, a kernel with one output, and its initial grid."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(256, inputs)) @ generator.normal(size=(inputs, inputs))
     x += 2 * generator.normal(size=(256, 1))
     weights = generator.normal(0.0, 0.4, (inputs, 1)).astype(np.float32)
-    spec = TensorSpec(bits, symmetric=True, axis=(1,))
+    spec = TensorSpec(bits, symmetric=True, axis=(1,), grid=grid)
     return x.T @ x / 256, weights, Grid(spec, tf.constant(weight_scale(weights, spec, "mse")))
 
 
@@ -45,27 +47,42 @@ def solved(hessian: np.ndarray, weights: np.ndarray, grid: Grid) -> tuple[np.nda
     return BitSplit().solve(weights, grid, Moments(hessian[None], hessian[None]))
 
 
-@pytest.mark.parametrize(("bits", "inputs"), [(2, 8), (3, 5)])
-def test_near_the_best_of_all_codes(bits: int, inputs: int) -> None:
+# The error found over the least there is, of 30 problems: bits, inputs and grid to median and worst.
+# Measured: 1.30 and 3.6, 1.56 and 8.5, 1.13 and 9.0, 1.37 and 20.1: a descent that one bit at a
+# time cannot leave. Of nearest rounding the median is 2.3 to 3.0, the worst 11 to 30.
+MEDIAN_AND_WORST = {
+    (2, 8, "narrow"): (1.5, 4.5),
+    (2, 8, "full"): (1.8, 10.0),
+    (3, 5, "narrow"): (1.3, 11.0),
+    (3, 5, "full"): (1.6, 24.0),
+}
+PROBLEMS = 30
+
+
+@pytest.mark.parametrize(("bits", "inputs", "form"), MEDIAN_AND_WORST)
+def test_near_the_best_of_all_codes(bits: int, inputs: int, form: str) -> None:
     """Every choice of codes, each with its own best scale. The error found is never above that of
-    nearest rounding, seldom above twice the least, and mostly far below nearest."""
-    top = 2 ** (bits - 1) - 1
-    every = np.array(list(itertools.product(range(-top, top + 1), repeat=inputs)), np.float64)
+    nearest rounding, mostly near the least, and mostly far below nearest."""
+    spec = TensorSpec(bits, symmetric=True, grid=form)
+    codes = range(spec.qmin, spec.qmax + 1)
+    every = np.array(list(itertools.product(codes, repeat=inputs)), np.float64)
     every = every[np.abs(every).any(axis=1)]
-    near, better = 0, 0
-    for seed in range(12):
-        hessian, weights, grid = problem(seed, inputs, bits)
+    ratios, better = [], 0
+    for seed in range(PROBLEMS):
+        hessian, weights, grid = problem(seed, inputs, bits, form)
         product = every @ hessian @ weights.astype(np.float64)
-        square = np.einsum("ni,ij,nj->n", every, hessian, every)
+        square = ((every @ hessian) * every).sum(axis=1)
         whole = float(weights[:, 0] @ hessian @ weights[:, 0])
         best = whole - float(np.max(np.maximum(product[:, 0], 0.0) ** 2 / square))
         nearest = error(hessian, weights, grid.nearest(weights).numpy())
         found = error(hessian, weights, solved(hessian, weights, grid)[0])
         assert best * (1 - 1e-5) <= found <= nearest * (1 + 1e-5)
-        near += found < 2 * best
+        ratios.append(found / best)
         better += found < 0.9 * nearest
-    assert near >= 9
-    assert better >= 9
+    median, worst = MEDIAN_AND_WORST[bits, inputs, form]
+    assert np.median(ratios) <= median
+    assert max(ratios) <= worst
+    assert better >= 0.6 * PROBLEMS
 
 
 def test_one_bit_by_hand() -> None:

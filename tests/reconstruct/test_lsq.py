@@ -8,6 +8,9 @@ import tensorflow as tf
 from test_variables import Toy, VariableContract
 
 from keras_lowbit.config import TensorSpec
+from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.reconstructor import relative_error
+from keras_lowbit.reconstruct.training import attach, train
 from keras_lowbit.reconstruct.variables import LSQ, Grid
 from keras_lowbit.reconstruct.variables.lsq import SMALLEST_FACTOR
 
@@ -93,3 +96,31 @@ def test_the_scale_stays_positive() -> None:
     state["factor"].assign([[-3.0, 2.0]])
     scale = LSQ().harden(None, grid, state)[1].scale
     np.testing.assert_allclose(scale, [[SCALE * SMALLEST_FACTOR, 2 * SCALE]], rtol=1e-6)
+
+
+def trained_factors(bits: int, first: float, factor: float) -> np.ndarray:
+    """The scales' factors after training on ``factor`` times the loss, relative to its start as in
+    the pipeline; the first scales are ``first`` times the calibrated ones."""
+    toy = Toy.of("Dense", bits)
+    student, arrived = toy.qmodel.student, [tf.constant(toy.x)]
+    function = UnitFunction(toy.unit, student.model, student)
+    wanted = UnitFunction(toy.unit, toy.qmodel.teacher, None).map(arrived)
+    start = first * toy.grid.scale
+    student.weight_quantizers["layer"].set_scale(start)
+    before = float(relative_error(function.map(arrived), wanted, [1.0]))
+    train(
+        function, attach(student, toy.unit.layers, [], LSQ(), None), [], arrived, wanted,
+        lambda outputs, batch: factor * relative_error(outputs, batch, [before]),
+        steps=100, batch_size=64, bias_learning_rate=0.0, generator=np.random.default_rng(0),
+    )  # fmt: skip
+    return (toy.grid.scale / start).numpy()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("first", [0.5, 2.0])
+def test_a_factor_on_the_gradient_changes_nothing(bits: int, first: float) -> None:
+    """Why Esser's gradient scale ``1 / sqrt(n qmax)`` is left out: Adam divides it away again."""
+    plain = trained_factors(bits, first, 1.0)
+    assert (np.abs(plain - 1.0) > 0.2).all()
+    for factor in (1e-2, 1e-3):
+        np.testing.assert_allclose(trained_factors(bits, first, factor), plain, rtol=1e-2)

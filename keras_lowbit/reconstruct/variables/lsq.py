@@ -3,7 +3,8 @@ Bhalgat et al. 2020).
 
 The gradients are those of :mod:`keras_lowbit.quantizers.numerics`. The scale is trained as a factor
 of its initial value, ``scale = scale_0 * factor``, so no step-size gradient scale is needed: Adam is
-indifferent to it, and the learning rate is relative in every layer.
+indifferent to it, as the loss is relative to its start and gradients are far above its epsilon. The
+learning rate is relative in every layer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LSQ(OptimizationVariable):
     Listed behind a variable that owns the weights, it trains activation ranges only.
 
     Args:
-      learning_rate: of the relative scale; the zero point moves ``qmax`` times as fast, in codes.
+      learning_rate: of the relative scale; the zero point moves ``qmax - qmin`` times as fast, in codes.
     """
 
     name: ClassVar[str] = "lsq"
