@@ -66,7 +66,7 @@ def test_rows_arrive_once_though_a_worker_dies(
 ) -> None:
     pytest.importorskip("sklearn")
     ranges_only = {"optimize": (), "tune_bias": False, "tune_network": False}
-    planned = [cell(4), *(cell(bits, **ranges_only) for bits in (3, 2, 8))]
+    planned = [cell(bits, **ranges_only) for bits in (4, 3, 2, 8)]
     path = tmp_path / "rows.jsonl"
     assert run(planned, measured_on_digits(tmp_path), backend(), path, silent) == {}
     rows = read_rows(path)
