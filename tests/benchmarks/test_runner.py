@@ -24,13 +24,13 @@ from benchmarks.study.results_file import ResultsFile
 from benchmarks.study.runner import run
 from keras_lowbit import PTQConfig
 
-TINY = {"steps": 5, "tune_steps": 5, "batch_size": 8, "calibration_samples": 32}
 
-
-def cell(bits: int, **fields: Any) -> Cell:
-    """A cell of a few seconds."""
-    config = PTQConfig(weight_bits=bits, **{**TINY, "optimize": ("adaround",), **fields})
-    return Cell("test", "digits", "round", f"{bits}/8", config)
+def cell(bits: int) -> Cell:
+    """A cell of a few seconds: ranges only."""
+    config = PTQConfig(
+        weight_bits=bits, optimize=(), tune_bias=False, tune_network=False, calibration_samples=32
+    )
+    return Cell("test", "digits", "ranges", f"{bits}/8", config)
 
 
 def silent(text: str) -> None:
@@ -65,8 +65,7 @@ def test_rows_arrive_once_though_a_worker_dies(
     backend: Callable[[], Backend], tmp_path: Path
 ) -> None:
     pytest.importorskip("sklearn")
-    ranges_only = {"optimize": (), "tune_bias": False, "tune_network": False}
-    planned = [cell(bits, **ranges_only) for bits in (4, 3, 2, 8)]
+    planned = [cell(bits) for bits in (4, 3, 2, 8)]
     path = tmp_path / "rows.jsonl"
     assert run(planned, measured_on_digits(tmp_path), backend(), path, silent) == {}
     rows = read_rows(path)
@@ -137,9 +136,9 @@ def test_an_error_is_reported_by_name_and_is_tried_again(tmp_path: Path) -> None
 
     said: list[str] = []
     failed = run([cell(2), cell(3), cell(4)], work, backends.sequential, path, said.append)
-    assert list(failed) == ["digits round 3/8 seed 0"]
-    assert "three is not liked" in failed["digits round 3/8 seed 0"]
-    assert "digits round 3/8 seed 0" in said[-1]
+    assert list(failed) == ["digits ranges 3/8 seed 0"]
+    assert "three is not liked" in failed["digits ranges 3/8 seed 0"]
+    assert "digits ranges 3/8 seed 0" in said[-1]
     assert {row["key"] for row in read_rows(path)} == {cell(2).key, cell(4).key}
     assert run([cell(2), cell(3)], made_up_row, backends.sequential, path, silent) == {}
     assert [row["key"] for row in read_rows(path)] == [cell(2).key, cell(4).key, cell(3).key]
