@@ -46,9 +46,9 @@ def test_table_two_has_mean_deviation_and_count() -> None:
     chosen = cells("table_two", task="res8", variable="round", setting="4/4")
     rows = [made_up_row(cell, 0.80 + 0.02 * cell.seed) for cell in chosen]
     text = tables.accuracies(Measured(planned, rows), "table_two", ["res8", "ds_cnn"])
-    assert line_of(text, "4/4", "round") == ["4/4", "round", "82.00 ± 2.00 (3)", MISSING]
+    assert line_of(text, "4/4", "round") == ["4/4", "round", "84.00 ± 3.16 (5)", MISSING]
     text = tables.drops(Measured(planned, rows), "table_two", ["res8", "ds_cnn"])
-    assert line_of(text, "4/4", "round")[2:] == ["−8.00 (−1.41)", f"{MISSING} (−4.70)"]
+    assert line_of(text, "4/4", "round")[2:] == ["−6.00 (−1.41)", f"{MISSING} (−4.70)"]
 
 
 def test_best_of_four_is_the_smallest_drop() -> None:
@@ -66,7 +66,7 @@ def test_best_of_four_is_chosen_by_the_seeds_that_all_have() -> None:
     rows = [made_up_row(c, 0.85 - 0.1 * c.seed) for c in planned if c.variable == "round"]
     rows += [made_up_row(c, 0.80) for c in planned if c.variable != "round" and c.seed == 0]
     text = tables.best_of_four(Measured(planned, rows))
-    assert line_of(text, "3/3", "Res8")[3] == "−15.00 (round, 3)"
+    assert line_of(text, "3/3", "Res8")[3] == "−25.00 (round, 5)"
 
 
 def test_variants_stand_beside_the_same_seeds_of_table_two() -> None:
