@@ -91,7 +91,9 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     check_before_work(plain, teacher, student, data)
     inputs = dict(zip(source.inputs, data, strict=True))
     record = finetune(student, teacher, inputs, inputs, config, CallbackList([]), seed=seed)
-    methods = {"weight": "trained", "activation": "trained or mse"}
+    methods = {"weight": "trained"} | dict.fromkeys(
+        ("activation", "low-bit activation"), "trained or mse"
+    )
     return QuantizedModel(student, teacher, config, [record], notes, methods, len(data[0]))
 
 

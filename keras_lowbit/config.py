@@ -12,7 +12,7 @@ MIN_BITS, MAX_BITS = 2, 8
 WIDE_BITS = 16
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
-ACTIVATION_RANGE_METHODS = (*RANGE_METHODS, "output")
+ALL_RANGE_METHODS = (*RANGE_METHODS, "output")
 WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise")
 MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
@@ -106,9 +106,10 @@ class PTQConfig:
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
         more below; "midrise", as many as "full" and none of them zero; "auto", "midrise" at 2 and 3
         bits and "narrow" above. At 8 bits always narrow. See :class:`TensorSpec`.
-      weight_range: "mse" or "minmax", the initial weight scales.
-      activation_range: "mse", "minmax" or "output", the initial activation ranges: of least error
-        of the tensor, covering all of it, or (below 8 bits) of least error of the network's output.
+      weight_range: the initial weight scales: "mse", of least error of the kernel; "minmax", covering
+        all of it; "output", of least error of the layer's output.
+      activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
+        error of the network's output, below 8 bits.
       optimize: optimization variables by name or instance. Weights belong to the first that can
         move them, activation ranges to the last. Empty for ranges only.
       units: what is reconstructed at a time: "layer", "block", "merged:2" (blocks, or more) or "network".
@@ -142,7 +143,7 @@ class PTQConfig:
     split_channels: float = 0.0
     weight_grid: str = "auto"
     weight_range: str = "mse"
-    activation_range: str = "mse"
+    activation_range: str = "output"
     optimize: tuple[Any, ...] = ("adaround", "lsq")
     units: str = "block"
     steps: int = 500
@@ -176,8 +177,8 @@ class PTQConfig:
         for pattern, bits in self.layer_bits:
             self._check_layer_bits(pattern, bits)
         self._check_choice("weight_grid", WEIGHT_GRIDS)
-        self._check_choice("weight_range", RANGE_METHODS)
-        self._check_choice("activation_range", ACTIVATION_RANGE_METHODS)
+        self._check_choice("weight_range", ALL_RANGE_METHODS)
+        self._check_choice("activation_range", ALL_RANGE_METHODS)
         if not re.fullmatch(rf"{MERGED}([2-9]|[1-9]\d+)", str(self.units)):
             self._check_choice("units", (*UNITS, f"{MERGED}2"))
         for part in str(self.augment).split("+"):
@@ -247,9 +248,8 @@ class PTQConfig:
         """The grid of kernels of that many bits, "narrow", "full" or "midrise"."""
         if bits == MAX_BITS:
             return "narrow"
-        if self.weight_grid == "auto":
-            return "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
-        return self.weight_grid
+        automatic = "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
+        return automatic if self.weight_grid == "auto" else self.weight_grid
 
     @classmethod
     def uniform(cls, bits: int, **overrides: Any) -> PTQConfig:

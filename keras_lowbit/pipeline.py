@@ -27,11 +27,13 @@ from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
+from keras_lowbit.quantizers.ranges import of_tensor
 from keras_lowbit.reader import read
 from keras_lowbit.recipes import resolve
 from keras_lowbit.reconstruct.output_ranges import match_output
 from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
 from keras_lowbit.reconstruct.variables import ClosedForm
+from keras_lowbit.reconstruct.weight_ranges import match_layer_outputs
 from keras_lowbit.search.bit_search import BitSearch
 from keras_lowbit.search.budget import Budget
 from keras_lowbit.search.choice import CANDIDATE_BITS
@@ -129,10 +131,11 @@ def _four_steps(
     graph = insert_requantization(prepared, config)
     teacher = build(graph)
     student = insert_quantizers(graph, place(graph, config))
-    to_output = config.activation_range == "output"
-    first_range = "mse" if to_output else config.activation_range
-    calibrate(student.model, data, config.weight_range, first_range, seed)
-    if to_output:
+    weights, activations = map(of_tensor, (config.weight_range, config.activation_range))
+    calibrate(student.model, data, weights, activations, seed)
+    if config.weight_range == "output":
+        match_layer_outputs(student, teacher, inputs)
+    if config.activation_range == "output":
         match_output(student, inputs)
     student.make_room_for_biases()
     check_before_work(model, teacher, student, data)
@@ -173,14 +176,18 @@ def _check_budget(
 
 
 def _methods(config: PTQConfig) -> dict[str, str]:
-    """How the values of "weight" and "activation" tensors are found, e.g. "mse+adaround"."""
-    found = {"weight": [config.weight_range], "activation": [config.activation_range]}
+    """How the values of tensors are found, e.g. "mse+adaround"; see :class:`QuantizedModel`."""
+    trained = {"weight": "", "activation": ""}
     for target, owner in owners(config).items():
         if owner and (config.steps or isinstance(owner, ClosedForm)):
-            found[target].append(owner.name)
+            trained[target] += f"+{owner.name}"
         if config.tune_network and config.tune_steps:
-            found[target].append("end to end")
-    return {target: "+".join(names) for target, names in found.items()}
+            trained[target] += "+end to end"
+    return {
+        "weight": config.weight_range + trained["weight"],
+        "activation": of_tensor(config.activation_range) + trained["activation"],
+        "low-bit activation": config.activation_range + trained["activation"],
+    }
 
 
 def _checkpoint(

@@ -34,7 +34,8 @@ class QuantizedModel:
       config: how it was quantized.
       history: one record per reconstructed unit and one for the end-to-end stage.
       notes: what became of layers that are no longer there.
-      methods: how "weight" and "activation" values were found, for the metadata.
+      methods: how "weight", "activation" and "low-bit activation" values (below 8 bits) were found, for
+        the metadata.
       calibration_samples: how many samples it was made with.
       calibration_source: where they are from if they are not real; else empty.
     """

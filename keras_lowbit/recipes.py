@@ -1,8 +1,8 @@
 """How much work goes into a quantization: three settings, the same for every network.
 
-``fast`` takes seconds: ranges, and biases corrected analytically; nothing is trained. ``default`` takes
-a minute or two: blocks reconstructed, then a short distillation of the whole network. ``best`` takes some
-minutes: activation ranges that suit the network's output, and five times the steps of distillation, at
+``fast`` takes seconds and trains nothing: weight scales that suit the outputs, the weights of each layer
+solved for bit by bit, biases corrected analytically. ``default`` takes a minute or two: blocks reconstructed, then
+a short distillation of the whole network. ``best`` takes some minutes: five times the steps of distillation, at
 half the rate and from blends of the samples as well. ``docs/accuracy.md`` shows what each gains.
 """
 
@@ -15,11 +15,13 @@ from typing import Any
 from keras_lowbit.config import PTQConfig
 
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "fast": MappingProxyType({"optimize": (), "correct_bias": True, "tune_steps": 0}),
+    "fast": MappingProxyType({
+        "weight_range": "output", "optimize": ("bitsplit",), "units": "layer", "correct_bias": True,
+        "tune_steps": 0,
+    }),
     "default": MappingProxyType({}),
     "best": MappingProxyType({
-        "activation_range": "output", "tune_steps": 5000, "tune_learning_rate": 5e-3,
-        "augment": "auto+mixup",
+        "tune_steps": 5000, "tune_learning_rate": 5e-3, "augment": "auto+mixup",
     }),
 })  # fmt: skip
 

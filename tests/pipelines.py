@@ -19,7 +19,10 @@ COUNT = 64
 
 def ranges_only(bits: int, **fields: Any) -> PTQConfig:
     """Every tensor at ``bits`` where a width can be chosen, and nothing trained."""
-    chosen = {"linear_activation_bits": bits, "optimize": (), "tune_steps": 0, **fields}
+    chosen = {
+        "linear_activation_bits": bits, "activation_range": "mse", "optimize": (), "tune_steps": 0,
+        **fields,
+    }  # fmt: skip
     return PTQConfig.uniform(bits, **chosen)
 
 

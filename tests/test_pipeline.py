@@ -445,6 +445,9 @@ def test_metadata_tell_how_values_were_found(
     tensors = pipelines.quantized(make(), config).export(tmp_path / "m.tflite")["tensors"]
     assert tensors["first/kernel"]["method"] == weight
     assert tensors["first_relu"]["method"] == activation
+    low = pipelines.quantized(make(), dataclasses.replace(config, activation_bits=4))
+    tensors = low.export(tmp_path / "m.tflite", overwrite=True)["tensors"]
+    assert tensors["first_relu"]["method"] == activation.replace("mse", "output")
 
 
 # ---- importing

@@ -28,7 +28,7 @@ def lower(
       graph: folded, with ``Quantize`` nodes.
       placement: its quantizers.
       values: kernels, biases, scales and zero points by the names of ``Student.values``.
-      methods: "weight" and "activation": how the values were found, for the metadata.
+      methods: how "weight", "activation" and "low-bit activation" values were found.
       containers: of the kernels in the file, by layer; "int8" unless given.
 
     Returns:
@@ -93,8 +93,8 @@ class _Lowering:
                 "A scale must be a positive, normal float32 number: calibrate on data that excites "
                 f"this tensor. Received: scale={scale} of the output of {group!r}"
             )
-        found = self.methods.get("activation", "")
-        method = "fixed" if self.graph[group].kind in FIXED_RANGE else found
+        kind = "activation" if spec.bits >= 8 else "low-bit activation"
+        method = "fixed" if self.graph[group].kind in FIXED_RANGE else self.methods.get(kind, "")
         return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
     # ---- tensors

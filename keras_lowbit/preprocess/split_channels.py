@@ -50,7 +50,7 @@ def split_channels(
       graph: without batch norms.
       ratio: share of input channels to add, 0 or more.
       specs: by layer name, the grid its kernel will have.
-      weight_range: how its scales will be found, "mse" or "minmax".
+      weight_range: how its scales will begin, "mse" or "minmax".
 
     Returns:
       The widened graph, same function, and a note by the name of each layer that was split.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lowbit.config import TensorSpec
+from keras_lowbit.config import RANGE_METHODS, TensorSpec
 from keras_lowbit.quantizers.quantize_configs import input_ranges_of_tfmot, quantizers_of
 from keras_lowbit.quantizers.ranges import activation_range, weight_scale
 
@@ -57,12 +57,18 @@ def calibrate(
       seed: of the sample of activation values that "mse" looks at (2^16 a tensor).
 
     Raises:
-      ValueError: the model gave NaN or infinite activations.
+      ValueError: no such method, or the model gave NaN or infinite activations.
 
     Example:
       >>> model = tfmot.quantization.keras.quantize_apply(annotated)
       >>> keras_lowbit.calibrate(model, x)
     """
+    for method in (weight_range, activation_range_method):
+        if method not in RANGE_METHODS:
+            raise ValueError(
+                f"A range is found by one of {RANGE_METHODS}; `quantize` knows others, which look at the "
+                f"whole network. Received: {method!r}"
+            )
     inputs = [inputs] if isinstance(inputs, np.ndarray) else inputs
     weights, activations = quantizers_of(model)
     for kernel, weight in weights:

@@ -1,7 +1,8 @@
 """Second moments of what enters a layer: all that its least-squares problem needs.
 
 For a layer ``y = W x`` with quantized inputs ``x_hat``, ``|W x - W_hat x_hat|^2`` depends on the
-data only through ``E[x_hat x_hat^T]`` and ``E[x_hat x^T]``. Biases cancel.
+data only through ``E[x_hat x_hat^T]`` and ``E[x_hat x^T]``. Biases cancel. Where the bias is free to
+make up for the mean of the error, what remains depends on the covariance of ``x`` alone.
 """
 
 from __future__ import annotations
@@ -61,6 +62,29 @@ def input_moments(node: Node, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) ->
         cross += tf.matmul(x_hat, x, transpose_a=True).numpy().astype(np.float64)
         count += x.shape[1]
     return Moments(quantized / count, cross / count)
+
+
+def input_covariance(node: Node, batches: Iterable[tf.Tensor]) -> Moments:
+    """The covariance of a layer's inputs over a calibration set, as moments of centred inputs.
+
+    Args:
+      node: the layer.
+      batches: its input, float32 (samples, ...).
+    """
+    square: Any = 0.0
+    total: Any = 0.0
+    count = 0
+    origin = None  # near the mean, so that nothing cancels where that is large
+    for batch in batches:
+        x = _patches(node, batch)
+        origin = tf.reduce_mean(x, axis=1, keepdims=True) if origin is None else origin
+        x -= origin
+        square += tf.matmul(x, x, transpose_a=True).numpy().astype(np.float64)
+        total += tf.reduce_sum(x, axis=1, keepdims=True).numpy().astype(np.float64)
+        count += x.shape[1]
+    mean = total / count
+    covariance = square / count - mean.transpose(0, 2, 1) * mean
+    return Moments(covariance, covariance)
 
 
 def _patches(node: Node, x: tf.Tensor) -> tf.Tensor:

@@ -23,9 +23,10 @@ from keras_lowbit.graph import Graph, build, role_of
 from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
-from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.quantizers.ranges import of_tensor, weight_scale
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.units import find_units
+from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
 
 SAMPLES = 256
 
@@ -70,12 +71,16 @@ def measure(
       The widths of every layer.
     """
     model = build(graph)
-    network = find_units(graph, place(graph, config), "network")[0]
+    placement = place(graph, config)
+    network = find_units(graph, placement, "network")[0]
     function = UnitFunction(network, model, None)
     few = [tf.constant(inputs[name][:SAMPLES]) for name in network.inputs]
     wanted = function.map(few)
     power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
     loss = squared_error(power)
+    covariances = {}
+    if config.weight_range == "output":
+        covariances = dict(input_covariances(graph, placement, model, inputs))
     found: Widths = {}
     for index, (name, choices) in enumerate(candidates.items()):
         kernel = _kernel(model, name)
@@ -84,7 +89,9 @@ def measure(
         found[name] = {}
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
-            scale = weight_scale(floats, spec, config.weight_range)
+            scale = weight_scale(floats, spec, of_tensor(config.weight_range))
+            if name in covariances:
+                scale = output_scale(floats, scale, spec, covariances[name])
             codes = quantize(floats, scale, spec.zero_point, spec.qmin, spec.qmax)
             rounded = dequantize(codes, scale, spec.zero_point).numpy()
             harm = 0.0

@@ -98,8 +98,3 @@ def test_a_constant_network_keeps_its_ranges() -> None:
     )
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], name)
-
-
-def test_weights_have_no_such_range() -> None:
-    with pytest.raises(ValueError, match="weight_range='output'"):
-        PTQConfig(weight_range="output")

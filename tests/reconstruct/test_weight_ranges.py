@@ -1,0 +1,113 @@
+"""Weight scales by the error of the layer's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pipelines
+import pytest
+import tensorflow as tf
+import tf_keras
+from networks import chain, randomize, residual, samples
+
+from keras_lowbit.config import TensorSpec
+from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.moments import Moments, input_covariance
+from keras_lowbit.reconstruct.weight_ranges import FRACTIONS, input_covariances, output_scale
+
+LAYERS = {
+    "Dense": ((6,), lambda k: k.Dense(4, name="layer")),
+    "Conv1D": ((12, 3), lambda k: k.Conv1D(4, 3, strides=2, padding="same", name="layer")),
+    "Conv2D": ((9, 8, 3), lambda k: k.Conv2D(4, (3, 2), padding="same", name="layer")),
+    "DepthwiseConv2D": (
+        (9, 8, 3),
+        lambda k: k.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="layer"),
+    ),
+}
+
+
+def one_layer(kind: str) -> tuple[Any, Any, np.ndarray]:
+    """A quantized network of one layer, its layer in float, and inputs far from zero mean."""
+    model = randomize(chain(*LAYERS[kind])(tf_keras))
+    x = samples(model, 64)[0] * 3 + 50
+    return pipelines.quantized(model, pipelines.ranges_only(3), data=x), model, x
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_error_it_minimises_is_the_variance_of_the_output_error(kind: str) -> None:
+    """The layer itself, run with the rounded and with the float kernel, channel by channel."""
+    qmodel, model, x = one_layer(kind)
+    student = qmodel.student
+    ((name, covariance),) = input_covariances(
+        student.graph, student.placement, qmodel.teacher, {student.graph.inputs[0]: x}
+    )
+    layer = model.get_layer("layer")
+    kernel, bias = layer.get_weights()
+    spec = student.weight_quantizers[name].spec
+    start = weight_scale(kernel, spec, "mse")
+    found = output_scale(kernel, start, spec, covariance)
+    assert found.dtype == np.float32
+    assert found.shape == start.shape
+
+    def error(scale: np.ndarray) -> np.ndarray:
+        codes = np.clip(np.rint(kernel / scale + spec.zero_point), spec.qmin, spec.qmax)
+        layer.set_weights([kernel - (codes - spec.zero_point) * scale, 0 * bias])
+        off = layer(x).numpy().astype(np.float64)
+        return off.reshape(-1, off.shape[-1]).var(axis=0)
+
+    widest = weight_scale(kernel, spec, "minmax").astype(np.float64)
+    tried = [error((f * widest).astype(np.float32)) for f in FRACTIONS]
+    least = np.minimum(np.min(tried, axis=0), error(start))
+    np.testing.assert_allclose(error(found), least, rtol=0.02)
+    assert (error(found) < 0.99 * error(start)).any()
+
+
+def test_covariance_of_a_large_mean() -> None:
+    """In float32, squares of ten thousand leave nothing of variances of one to 25."""
+    generator = np.random.default_rng(0)
+    x = (generator.normal(size=(512, 5)) * [1, 2, 3, 4, 5] + 10_000).astype(np.float32)
+    node = read(chain((5,), lambda k: k.Dense(2, name="layer"))(tf_keras))["layer"]
+    batches = [tf.constant(x[:200]), tf.constant(x[200:])]
+    found = input_covariance(node, batches).quantized[0]
+    np.testing.assert_allclose(found, np.cov(x.astype(np.float64).T, bias=True), atol=2e-3)
+
+
+def test_by_hand() -> None:
+    """One output, weights 1 and 0.3, levels -1, 0 and 1 times the scale; only the second input varies.
+
+    The kernel's own error wants a scale near 1. The output does not see the first weight, so the
+    scale is the least that may be tried, 0.3 at best: there the second weight is exact.
+    """
+    spec = TensorSpec(2, True, (1,), grid="narrow")
+    kernel = np.array([[1.0], [0.3]], np.float32)
+    only_second = np.array([[[0.0, 0.0], [0.0, 1.0]]])
+    start = weight_scale(kernel, spec, "mse")
+    assert start.item() > 0.9
+    scale = output_scale(kernel, start, spec, Moments(only_second, only_second)).item()
+    nearest = FRACTIONS[np.argmin(np.abs(FRACTIONS - 0.3))]
+    assert scale == pytest.approx(nearest)
+
+
+def test_nothing_varies() -> None:
+    """A constant input leaves no error that a bias could not take: the scales stay."""
+    spec = TensorSpec(3, True, (1,))
+    kernel = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    start = weight_scale(kernel, spec, "mse")
+    nothing = np.zeros((1, 4, 4))
+    np.testing.assert_array_equal(
+        output_scale(kernel, start, spec, Moments(nothing, nothing)), start
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_device_agrees(bits: int, tmp_path: Any) -> None:
+    model = randomize(residual(tf_keras))
+    config = pipelines.ranges_only(bits, weight_range="output", activation_bits=8, input_bits=8)
+    qmodel = pipelines.quantized(model, config)
+    for name, scale in qmodel.student.values().items():
+        if name.endswith("kernel_scale"):
+            assert np.isfinite(scale).all()
+            assert (scale > 0).all()
+    pipelines.prove(qmodel, tmp_path)
