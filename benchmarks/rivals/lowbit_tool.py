@@ -15,10 +15,10 @@ PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-
 
 
 def quantize(model: Any, request: Request) -> Quantized:
-    """As a user does; options are further arguments of `keras_lowbit.quantize`."""
-    config = our_config(request.weight_bits, request.activation_bits)
+    """As a user does; the one option is the recipe."""
+    config = our_config(request.weight_bits, request.activation_bits, **request.options)
     qmodel = keras_lowbit.quantize(
-        model, request.calibration, config=config, seed=request.seed, verbose=0, **request.options
+        model, request.calibration, config=config, seed=request.seed, verbose=0
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"

@@ -13,6 +13,7 @@ from benchmarks.rows import Row, read_rows, short_hash
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import PTQConfig
+from keras_lowbit.recipes import fields_of
 
 TASKS = MAIN_TASKS
 # Bits of weights and activations. Below eight bits of activations the network input has as few.
@@ -48,8 +49,8 @@ class Contestant:
 
 _MODULES = "benchmarks.rivals"
 CONTESTANTS = (
-    # Options are keyword arguments of `keras_lowbit.quantize`.
     Contestant(OURS, "default", f"{_MODULES}.lowbit_tool"),
+    Contestant(OURS, "fast", f"{_MODULES}.lowbit_tool", {"recipe": "fast"}),
     Contestant(INCUMBENT, "int8", f"{_MODULES}.converter_tool"),
     *(
         Contestant(AEQ, variant, f"{_MODULES}.edge_tool", {"algorithm": algorithm})
@@ -107,17 +108,19 @@ class Cell:
         """Our configuration with all hyperparameters, JSON-able; None for the other tools."""
         if self.contestant.tool != OURS:
             return None
-        return full_config(our_config(self.weight_bits, self.activation_bits))
+        options = self.contestant.options
+        return full_config(our_config(self.weight_bits, self.activation_bits, **options))
 
     def __str__(self) -> str:
         return f"{self.task} {self.setting} {self.contestant}"
 
 
-def our_config(weight_bits: int, activation_bits: int) -> PTQConfig:
-    """The defaults at so many bits."""
+def our_config(weight_bits: int, activation_bits: int, recipe: str = "default") -> PTQConfig:
+    """A recipe at so many bits."""
     return PTQConfig(
-        weight_bits=weight_bits, activation_bits=activation_bits, input_bits=activation_bits
-    )
+        weight_bits=weight_bits, activation_bits=activation_bits, input_bits=activation_bits,
+        **fields_of(recipe),
+    )  # fmt: skip
 
 
 def cells(

@@ -92,7 +92,8 @@ def test_plan() -> None:
     assert len(planned) == len({c.key for c in planned}) == 4 * len(SETTINGS) * len(CONTESTANTS)
     some = cells(["har_cnn"], ["W2A2"], [OURS, "MCT PTQ"])
     assert [str(cell) for cell in some] == [
-        "har_cnn W2A2 keras_lowbit default", "har_cnn W2A2 MCT PTQ",
+        "har_cnn W2A2 keras_lowbit default", "har_cnn W2A2 keras_lowbit fast",
+        "har_cnn W2A2 MCT PTQ",
     ]  # fmt: skip
     assert (some[0].weight_bits, some[0].activation_bits) == (2, 2)
     assert some[0].full_config()["input_bits"] == 2
@@ -219,6 +220,7 @@ def test_page_of_rows() -> None:
     planned = cells(["res8"], ["W4A8", "W2A8"])
     by_name = {str(cell): cell for cell in planned}
     ours = row_of(by_name["res8 W4A8 keras_lowbit default"], (860, 12, 10, 118), 50)
+    fast = row_of(by_name["res8 W4A8 keras_lowbit fast"], (848, 24, 8, 120), 10)
     gptq = row_of(by_name["res8 W4A8 MCT GPTQ 5 epochs"], (850, 22, 5, 123), 400)
     trained = row_of(by_name["res8 W4A8 tfmot n-bit QAT"], (872, 0, 20, 108), 30)
     mixed = row_of(by_name["res8 W4A8 ai-edge-quantizer MSE"], (700, 172, 0, 128), 5)
@@ -228,8 +230,8 @@ def test_page_of_rows() -> None:
         | {"refused": "ValueError: no such type", "accuracy": {}}
         for setting in ("W4A8", "W2A8")
     ]
-    page = render.page(planned, [ours, gptq, trained, mixed, *refusals])
-    assert f"**6 of {2 * len(CONTESTANTS)} cells measured.**" in page
+    page = render.page(planned, [ours, fast, gptq, trained, mixed, *refusals])
+    assert f"**7 of {2 * len(CONTESTANTS)} cells measured.**" in page
     [line] = lines_with(page, "| W4A8 | keras_lowbit default |")
     assert "| 87.00% | +0.20 [−0.70, +1.10] | 50 | 100 | 1.0 |" in line
     [line] = lines_with(page, "| W4A8 | MCT GPTQ 5 epochs |")
@@ -237,8 +239,8 @@ def test_page_of_rows() -> None:
     assert line.endswith("| 400 | 800 | 8.0 |")
     # The rival that trains on labels is not among those expected to be less accurate.
     [line] = lines_with(page, f"| {TASKS['res8'].network} | W4A8 |")
-    assert "| MCT GPTQ 5 epochs | yes | GPTQ 5 epochs |" in line
-    assert line.endswith("| 8.0 × ours | yes |")
+    assert "| MCT GPTQ 5 epochs | yes |" in line
+    assert line.endswith("| GPTQ 5 epochs +1.70: 40.0 × fast | yes |")
     [line] = lines_with(page, "no such type")
     assert "TFLiteConverter int8 W4A8, TFLiteConverter int8 W2A8. Refused" in line
     assert "- ai-edge-quantizer MSE W4A8. 4 of 10 kernels have eight bits" in page
@@ -250,10 +252,13 @@ def test_page_of_what_was_not_kept() -> None:
     planned = cells(["res8"], ["W3A8"])
     by_name = {cell.contestant.variant: cell for cell in planned}
     ours = row_of(by_name["default"], (850, 22, 0, 128), 100)
-    gptq = row_of(by_name["GPTQ 50 epochs"], (851, 21, 0, 128), 300)
-    [line] = lines_with(render.page(planned, [ours, gptq]), "| Res8 | W3A8 |")
-    assert "| MCT GPTQ 50 epochs | **no** | GPTQ 50 epochs |" in line
-    assert line.endswith("| 3.0 × ours | **no** |")
+    fast = row_of(by_name["fast"], (820, 52, 0, 128), 10)
+    quick = row_of(by_name["GPTQ 5 epochs"], (830, 42, 0, 128), 300)
+    gptq = row_of(by_name["GPTQ 50 epochs"], (851, 21, 0, 128), 3000)
+    [line] = lines_with(render.page(planned, [ours, fast, quick, gptq]), "| Res8 | W3A8 |")
+    assert "| MCT GPTQ 50 epochs | **no** |" in line
+    assert "| GPTQ 5 epochs +4.20: 3.0 × default; GPTQ 50 epochs +2.10: more accurate" in line
+    assert line.endswith("than ours | **no** |")
 
 
 def test_committed_rows_are_sound() -> None:
