@@ -105,7 +105,7 @@ def _best_bit(
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     residual = wanted - hessian @ (others + weight * bit)
     for start in range(0, bit.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
+        block, rest = slice(start, start + BLOCK), slice(start + BLOCK, None)
         old = bit[:, block].copy()
         inside = hessian[:, block, block]
         local = residual[:, block].copy()
@@ -114,9 +114,10 @@ def _best_bit(
             now = bit[:, start + i]
             ideal = now + local[:, i] / (weight * np.where(square > 0, square, np.inf))
             best = np.where(square > 0, kind.nearest(ideal), now)
-            local -= inside[:, :, i, None] * (weight * (best - now))[:, None]
+            change = (weight * (best - now))[:, None]
+            local[:, i + 1 :] -= inside[:, i + 1 :, i, None] * change  # of those still to come
             bit[:, start + i] = best
-        residual -= hessian[:, :, block] @ (weight * (bit[:, block] - old))
+        residual[:, rest] -= hessian[:, rest, block] @ (weight * (bit[:, block] - old))
     return bit
 
 
