@@ -39,10 +39,12 @@ configs = st.builds(
     input_bits=widths,
     first_last_bits=st.sampled_from([None, 8]),
     weight_grid=st.sampled_from(["auto", "narrow", "full", "midrise"]),
-    weight_range=st.sampled_from(["mse", "minmax"]),
-    activation_range=st.sampled_from(["mse", "minmax"]),
+    weight_range=st.sampled_from(["mse", "minmax", "output"]),
+    activation_range=st.sampled_from(["mse", "minmax", "output"]),
     equalize=st.booleans(),
-    optimize=st.just(()),
+    optimize=st.sampled_from([(), ("bitsplit",)]),
+    units=st.just("layer"),
+    correct_bias=st.booleans(),
     tune_steps=st.just(0),
 )
 

@@ -93,11 +93,15 @@ def _patches(node: Node, x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(x, (1, -1, x.shape[-1]))
     kernel = node.weights["kernel"].shape[:-2]
     strides, rates = tuple(node.config["strides"]), tuple(node.config["dilation_rate"])
+    padding = node.config["padding"].upper()
     if node.kind == "Conv1D":
+        if padding == "CAUSAL":
+            x = tf.pad(x, ((0, 0), ((kernel[0] - 1) * rates[0], 0), (0, 0)))
+            padding = "VALID"
         x = x[:, tf.newaxis]
         kernel, strides, rates = (1, *kernel), (1, *strides), (1, *rates)
     patches = tf.image.extract_patches(
-        x, (1, *kernel, 1), (1, *strides, 1), (1, *rates, 1), node.config["padding"].upper()
+        x, (1, *kernel, 1), (1, *strides, 1), (1, *rates, 1), padding
     )
     if node.kind != "DepthwiseConv2D":
         return tf.reshape(patches, (1, -1, patches.shape[-1]))

@@ -242,7 +242,7 @@ def zero(*roles: str) -> Any:
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8])
-@pytest.mark.parametrize("method", ["mse", "minmax"])
+@pytest.mark.parametrize("method", ["mse", "minmax", "output"])
 @pytest.mark.parametrize(
     "roles",
     [("channel of kernel",), ("kernel",), ("bias", "channel of kernel"), ("kernel", "bias")],

@@ -144,6 +144,9 @@ LAYERS: dict[str, Any] = {
     "Conv2D": chain((6, 5, 3), lambda k: k.Conv2D(4, (3, 2), strides=2, padding="same", name="x")),
     "dilated": chain((7, 7, 2), lambda k: k.Conv2D(4, 3, dilation_rate=2, name="x")),
     "Conv1D": chain((9, 3), lambda k: k.Conv1D(4, 3, strides=2, padding="same", name="x")),
+    "causal Conv1D": chain(
+        (9, 3), lambda k: k.Conv1D(4, 3, dilation_rate=2, padding="causal", name="x")
+    ),
     "DepthwiseConv2D": chain(
         (6, 6, 3), lambda k: k.DepthwiseConv2D((3, 2), depth_multiplier=2, padding="same", name="x")
     ),

@@ -20,6 +20,10 @@ from keras_lowbit.reconstruct.weight_ranges import FRACTIONS, input_covariances,
 LAYERS = {
     "Dense": ((6,), lambda k: k.Dense(4, name="layer")),
     "Conv1D": ((12, 3), lambda k: k.Conv1D(4, 3, strides=2, padding="same", name="layer")),
+    "causal Conv1D": (
+        (12, 3),
+        lambda k: k.Conv1D(4, 3, dilation_rate=2, padding="causal", name="layer"),
+    ),
     "Conv2D": ((9, 8, 3), lambda k: k.Conv2D(4, (3, 2), padding="same", name="layer")),
     "DepthwiseConv2D": (
         (9, 8, 3),
