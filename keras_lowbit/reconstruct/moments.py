@@ -67,6 +67,8 @@ def input_moments(node: Node, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) ->
 def input_covariance(node: Node, batches: Iterable[tf.Tensor]) -> Moments:
     """The covariance of a layer's inputs over a calibration set, as moments of centred inputs.
 
+    Of a layer without a bias the inputs are not centred: nothing makes up for the mean of its error.
+
     Args:
       node: the layer.
       batches: its input, float32 (samples, ...).
@@ -74,15 +76,17 @@ def input_covariance(node: Node, batches: Iterable[tf.Tensor]) -> Moments:
     square: Any = 0.0
     total: Any = 0.0
     count = 0
-    origin = None  # near the mean, so that nothing cancels where that is large
+    centred = "bias" in node.weights
+    origin = None if centred else 0.0
     for batch in batches:
         x = _patches(node, batch)
-        origin = tf.reduce_mean(x, axis=1, keepdims=True) if origin is None else origin
+        if origin is None:  # near the mean, so that nothing cancels where that is large
+            origin = tf.reduce_mean(x, axis=1, keepdims=True)
         x -= origin
         square += tf.matmul(x, x, transpose_a=True).numpy().astype(np.float64)
         total += tf.reduce_sum(x, axis=1, keepdims=True).numpy().astype(np.float64)
         count += x.shape[1]
-    mean = total / count
+    mean = total / count * centred
     covariance = square / count - mean.transpose(0, 2, 1) * mean
     return Moments(covariance, covariance)
 

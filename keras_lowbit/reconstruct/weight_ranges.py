@@ -3,7 +3,7 @@
 The squared error of a kernel counts every weight alike, but its input may not: on an input that hardly
 varies a weight may be far off, on a loud one it may not. An error ``e`` of the weights that lead to one
 output changes it by ``e^T C e`` in the mean square, where ``C`` is the covariance of the layer's inputs;
-the change of its mean is left to the bias. The scale of each output is the one that makes this least
+the change of its mean is left to the bias, if there is one. The scale of each output is the one that makes this least
 when weights are rounded to nearest. (Hubara et al. 2020, "Improving post training neural quantization",
 equation 1, restricted to the scale.)
 """
