@@ -27,7 +27,7 @@ from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
-from keras_lowbit.quantizers.ranges import of_tensor
+from keras_lowbit.quantizers.ranges import first_method
 from keras_lowbit.reader import read
 from keras_lowbit.recipes import resolve
 from keras_lowbit.reconstruct.output_ranges import match_output
@@ -131,7 +131,7 @@ def _four_steps(
     graph = insert_requantization(prepared, config)
     teacher = build(graph)
     student = insert_quantizers(graph, place(graph, config))
-    weights, activations = map(of_tensor, (config.weight_range, config.activation_range))
+    weights, activations = map(first_method, (config.weight_range, config.activation_range))
     calibrate(student.model, data, weights, activations, seed)
     if config.weight_range == "output":
         match_layer_outputs(student, teacher, inputs)
@@ -185,7 +185,7 @@ def _methods(config: PTQConfig) -> dict[str, str]:
             trained[target] += "+end to end"
     return {
         "weight": config.weight_range + trained["weight"],
-        "activation": of_tensor(config.activation_range) + trained["activation"],
+        "activation": first_method(config.activation_range) + trained["activation"],
         "low-bit activation": config.activation_range + trained["activation"],
     }
 

@@ -102,7 +102,7 @@ def _persons(seed: int) -> Labelled:
 
 NETWORKS = {
     "res8": Trained(
-        Recipe(15, 128, 3e-5), "the rate on held-out training images", "40,000 training images",
+        Recipe(15, 128, 3e-5), "the rate, at 3/3, on held-out training images", "40,000 training images",
         _cifar10, lambda x, seed: shifted_and_mirrored([x], seed)[0],
     ),
     "ds_cnn": Trained(

@@ -22,6 +22,7 @@ THREADS = 2
 OURS, INCUMBENT, AEQ, MCT, TFMOT = (
     "keras_lowbit", "TFLiteConverter", "ai-edge-quantizer", "MCT", "tfmot",
 )  # fmt: skip
+DEFAULT = "default"  # of our recipes
 MCT_ENVIRONMENT = Path("out/rivals/mct")
 
 
@@ -49,7 +50,7 @@ class Contestant:
 
 _MODULES = "benchmarks.rivals"
 CONTESTANTS = (
-    Contestant(OURS, "default", f"{_MODULES}.lowbit_tool"),
+    Contestant(OURS, DEFAULT, f"{_MODULES}.lowbit_tool"),
     Contestant(OURS, "fast", f"{_MODULES}.lowbit_tool", {"recipe": "fast"}),
     Contestant(INCUMBENT, "int8", f"{_MODULES}.converter_tool"),
     *(
@@ -115,7 +116,7 @@ class Cell:
         return f"{self.task} {self.setting} {self.contestant}"
 
 
-def our_config(weight_bits: int, activation_bits: int, recipe: str = "default") -> PTQConfig:
+def our_config(weight_bits: int, activation_bits: int, recipe: str = DEFAULT) -> PTQConfig:
     """A recipe at so many bits."""
     return PTQConfig(
         weight_bits=weight_bits, activation_bits=activation_bits, input_bits=activation_bits,

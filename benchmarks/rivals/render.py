@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.intervals import SHARE, Agreement, bootstrap_interval
-from benchmarks.rivals.plan import MCT, OURS, Cell
+from benchmarks.rivals.plan import DEFAULT, MCT, OURS, Cell
 from benchmarks.rows import Row
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown, points
@@ -79,8 +79,9 @@ class Measured:
 
     def ours(self, task: str, setting: str) -> Row | None:
         """The row of our defaults."""
-        rows = [row for cell, row in self.lines(task, setting) if cell.contestant.tool == OURS]
-        return rows[0] if rows else None
+        name = f"{OURS} {DEFAULT}"
+        pairs = self.lines(task, setting)
+        return next((row for cell, row in pairs if str(cell.contestant) == name), None)
 
 
 def page(cells: Iterable[Cell], rows: Iterable[Row]) -> str:

@@ -9,7 +9,7 @@ from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
 from keras_lowbit.preprocess.hoist_relu import hoist_relu
 from keras_lowbit.preprocess.split_channels import split_channels
 from keras_lowbit.quantizers.placement import place
-from keras_lowbit.quantizers.ranges import of_tensor
+from keras_lowbit.quantizers.ranges import first_method
 
 
 def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
@@ -44,7 +44,7 @@ def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
         notes |= {first: f"equalized with {second}" for first, second in pairs}
     if config.split_channels:
         specs = place(graph, config).weights
-        weight_range = of_tensor(config.weight_range)
+        weight_range = first_method(config.weight_range)
         graph, split = split_channels(graph, config.split_channels, specs, weight_range)
         notes |= {n: f"{notes[n]}; {note}" if n in notes else note for n, note in split.items()}
     return graph, notes

@@ -66,8 +66,9 @@ def calibrate(
     for method in (weight_range, activation_range_method):
         if method not in RANGE_METHODS:
             raise ValueError(
-                f"A range is found by one of {RANGE_METHODS}; `quantize` knows others, which look at the "
-                f"whole network. Received: {method!r}"
+                f"`weight_range` and `activation_range_method` must be among {RANGE_METHODS}. For ranges by "
+                "the error of an output, which take the float model too, use `quantize`. "
+                f"Received: {method!r}"
             )
     inputs = [inputs] if isinstance(inputs, np.ndarray) else inputs
     weights, activations = quantizers_of(model)

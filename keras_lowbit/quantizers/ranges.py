@@ -15,8 +15,8 @@ CANDIDATES = 100
 SMALLEST_RELATIVE_SCALE = 1e-4
 
 
-def of_tensor(method: str) -> str:
-    """What a range begins with, from the tensor alone: "output" improves on "mse"."""
+def first_method(method: str) -> str:
+    """How a range is found first, from its tensor alone: "output" goes on from "mse"."""
     return "mse" if method == "output" else method
 
 

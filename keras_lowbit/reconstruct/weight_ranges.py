@@ -26,6 +26,7 @@ from keras_lowbit.reconstruct.units import find_units
 
 SAMPLES = 256
 FRACTIONS = np.linspace(1.25, 0.2, 64)  # of the scale that covers every weight
+LEAST_FRACTION = 0.25  # of the first scale; a dead channel has no weights to cover
 
 
 def match_layer_outputs(student: Student, teacher: Any, inputs: Mapping[str, np.ndarray]) -> None:
@@ -84,7 +85,7 @@ def output_scale(
     zero = spec.zero_point
     widest = np.abs(weights).max(axis=1, keepdims=True) / (spec.qmax - zero)
     least = np.full(scale.shape, np.inf)
-    for candidate in (scale, *(np.maximum(f * widest, 0.25 * scale) for f in FRACTIONS)):
+    for candidate in (scale, *(np.maximum(f * widest, LEAST_FRACTION * scale) for f in FRACTIONS)):
         codes = np.clip(np.rint(weights / candidate + zero), spec.qmin, spec.qmax)
         off = weights - (codes - zero) * candidate
         error = (off * (covariance.quantized @ off)).sum(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ from keras_lowbit.graph import Graph, build, role_of
 from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
-from keras_lowbit.quantizers.ranges import of_tensor, weight_scale
+from keras_lowbit.quantizers.ranges import first_method, weight_scale
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.units import find_units
 from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
@@ -89,7 +89,7 @@ def measure(
         found[name] = {}
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
-            scale = weight_scale(floats, spec, of_tensor(config.weight_range))
+            scale = weight_scale(floats, spec, first_method(config.weight_range))
             if name in covariances:
                 scale = output_scale(floats, scale, spec, covariances[name])
             codes = quantize(floats, scale, spec.zero_point, spec.qmin, spec.qmax)

@@ -248,6 +248,17 @@ def test_page_of_rows() -> None:
     assert lines_with(page, "| W2A8 | TFLiteConverter int8 | refused |")
 
 
+def test_our_default_is_not_another_recipe() -> None:
+    planned = cells(["res8"], ["W3A8"])
+    by_name = {cell.contestant.variant: cell for cell in planned}
+    fast = row_of(by_name["fast"], (820, 52, 0, 128), 10)
+    gptq = row_of(by_name["GPTQ 5 epochs"], (830, 42, 0, 128), 300)
+    page = render.page(planned, [fast, gptq])
+    assert not lines_with(page, "| Res8 | W3A8 |")
+    [line] = lines_with(page, "| W3A8 | keras_lowbit fast |")
+    assert line.endswith("| 10 | 20 | – |")
+
+
 def test_page_of_what_was_not_kept() -> None:
     planned = cells(["res8"], ["W3A8"])
     by_name = {cell.contestant.variant: cell for cell in planned}

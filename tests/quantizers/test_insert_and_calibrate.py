@@ -143,6 +143,15 @@ def test_a_quantizer_follows_a_rule_only_inside_the_context(student: Student) ->
     np.testing.assert_array_equal(student.model(X[:8]), expected)
 
 
+@pytest.mark.parametrize("argument", ["weight_range", "activation_range_method"])
+@pytest.mark.parametrize("method", ["output", "maximum"])
+def test_ranges_that_no_tensor_alone_can_tell_are_refused(
+    argument: str, method: str, student: Student
+) -> None:
+    with pytest.raises(ValueError, match=f"use `quantize`.*Received: '{method}'"):
+        calibrate_module.calibrate(student.model, X[:8], **{argument: method})
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
 def test_a_global_dtype_policy_changes_nothing(
     float_model: Any, student: Student, policy: str
