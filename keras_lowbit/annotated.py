@@ -79,7 +79,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
             re.escape(name): (q.spec.bits, ranges[groups[name]].spec.bits if groups[name] in ranges else 8)
             for name, q in weights.items()
         },
-        weight_grid=grids.pop() if grids else "narrow", optimize=(), tune_bias=False, tune_network=False,
+        weight_grid=grids.pop() if grids else "narrow", optimize=(), tune=(),
     )  # fmt: skip
     data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     graph = insert_requantization(prepared, config)

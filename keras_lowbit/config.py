@@ -18,6 +18,7 @@ MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
 MERGED = "merged:"  # and a number: so many blocks in a row
 AUGMENTS = ("auto", "none", "mixup", "images", "series")
+TUNED = ("bias", "kernel", "weight_scale", "activation_range")
 
 
 def _check_bits(name: str, bits: Any, wide: bool = False) -> None:
@@ -118,17 +119,16 @@ class PTQConfig:
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
       correct_bias: correct the biases analytically, before they are tuned: every channel gets the mean
         it has in the float model. It takes seconds, and helps where nothing else is trained.
-      tune_bias: tune the biases end to end (step 4).
-      tune_network: in the same stage, also move kernels, weight scales and activation ranges: a
-        short distillation from the float model on the same unlabelled samples. Behind a softmax or
-        sigmoid it compares probabilities, elsewhere outputs, as ``tune_bias`` alone always does.
+      tune: what the end-to-end stage (step 4) moves: "bias", "kernel", "weight_scale", "activation_range";
+        it distils the float model on the same unlabelled samples. Behind a softmax or sigmoid it
+        compares probabilities, elsewhere outputs; the paper's form, ``("bias",)``, always outputs.
       tune_steps: gradient steps of the end-to-end stage.
       tune_learning_rate: of kernels there, in units of their scale; scales, ranges and biases are
         tuned at a tenth of it, in units of themselves and of the layer's output range.
-      augment: what else ``tune_network`` learns from, made of the calibration samples without labels:
-        "mixup", blends of two; "images", shifted and mirrored; "series", shifted along the first
-        axis, the time; "none"; "auto", by their shape: "images" of three channels, "series" of other
-        samples with two axes or more, "mixup" of vectors. Several are joined by "+": "auto+mixup".
+      augment: what else that stage (not the paper's form) learns from, made of the samples: "mixup",
+        blends of two; "images", shifted and mirrored; "series", shifted along the first axis, the
+        time; "none"; "auto", by their shape: "images" of three channels, "series" of others with two
+        axes or more, "mixup" of vectors. Several are joined by "+": "auto+mixup".
       calibration_samples: most samples taken from the calibration data.
     """
 
@@ -150,8 +150,7 @@ class PTQConfig:
     batch_size: int = 32
     learning_rate: float | None = None
     correct_bias: bool = False
-    tune_bias: bool = True
-    tune_network: bool = True
+    tune: tuple[str, ...] = TUNED
     tune_steps: int = 1000
     tune_learning_rate: float = 1e-2
     augment: str = "auto"
@@ -166,9 +165,10 @@ class PTQConfig:
             )
         pairs = tuple((p, tuple(b) if isinstance(b, (list, tuple)) else b) for p, b in items)
         object.__setattr__(self, "layer_bits", pairs)
-        if isinstance(self.optimize, str):
-            object.__setattr__(self, "optimize", (self.optimize,))
-        object.__setattr__(self, "optimize", tuple(self.optimize or ()))
+        for name in ("optimize", "tune"):
+            given = getattr(self, name)
+            names = [given] if isinstance(given, str) else given or ()
+            object.__setattr__(self, name, tuple(names))
         _check_bits("weight_bits", self.weight_bits)
         for name in ("activation_bits", "linear_activation_bits", "input_bits"):
             _check_bits(name, getattr(self, name), wide=True)
@@ -181,12 +181,14 @@ class PTQConfig:
         self._check_choice("activation_range", ALL_RANGE_METHODS)
         if not re.fullmatch(rf"{MERGED}([2-9]|[1-9]\d+)", str(self.units)):
             self._check_choice("units", (*UNITS, f"{MERGED}2"))
-        for part in str(self.augment).split("+"):
-            if part not in AUGMENTS:
+        augments = str(self.augment).split("+")
+        for name, parts, known in (("augment", augments, AUGMENTS), ("tune", self.tune, TUNED)):
+            if not all(part in known for part in parts):
                 raise ValueError(
-                    f"`augment` must be one of {AUGMENTS}, or several joined by '+'. "
-                    f"Received: augment={self.augment!r}"
+                    f"`{name}` must be one or several of {known}. "
+                    f"Received: {name}={getattr(self, name)!r}"
                 )
+        object.__setattr__(self, "tune", tuple(part for part in TUNED if part in self.tune))
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
             value = getattr(self, name)
             least = 0 if name.endswith("steps") else 1
@@ -231,8 +233,8 @@ class PTQConfig:
                 "A value of `layer_bits` must be bits or a pair (weight_bits, activation_bits). "
                 f"Received: {pattern!r}: {bits!r}"
             )
-        for value, wide in zip(pair, (False, True), strict=True):
-            _check_bits(f"layer_bits[{pattern!r}]", value, wide)
+        _check_bits(f"layer_bits[{pattern!r}]", pair[0])
+        _check_bits(f"layer_bits[{pattern!r}]", pair[1], wide=True)
 
     def bits_of_layer(self, name: str, first_or_last: bool = False) -> tuple[int, int]:
         """``(weight_bits, activation_bits)`` of the layer of this name, exceptions included."""
@@ -254,14 +256,12 @@ class PTQConfig:
     @classmethod
     def uniform(cls, bits: int, **overrides: Any) -> PTQConfig:
         """The paper's setting: weights, network input and every conv or dense input at ``bits``."""
-        fields = {"weight_bits": bits, "activation_bits": bits, "input_bits": bits, **overrides}
-        return cls(**fields)
+        return cls(**{"weight_bits": bits, "activation_bits": bits, "input_bits": bits} | overrides)
 
     @classmethod
     def edge8(cls, bits: int, **overrides: Any) -> PTQConfig:
         """As :meth:`uniform`, but network input, first and last layer at 8 bits."""
-        fields = {"weight_bits": bits, "activation_bits": bits, "first_last_bits": 8, **overrides}
-        return cls(**fields)
+        return cls.uniform(bits, **{"input_bits": 8, "first_last_bits": 8, **overrides})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PTQConfig) and self.to_json() == other.to_json()

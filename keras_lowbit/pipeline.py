@@ -178,10 +178,11 @@ def _check_budget(
 def _methods(config: PTQConfig) -> dict[str, str]:
     """How the values of tensors are found, e.g. "mse+adaround"; see :class:`QuantizedModel`."""
     trained = {"weight": "", "activation": ""}
+    moved = {"weight": {"kernel", "weight_scale"}, "activation": {"activation_range"}}
     for target, owner in owners(config).items():
         if owner and (config.steps or isinstance(owner, ClosedForm)):
             trained[target] += f"+{owner.name}"
-        if config.tune_network and config.tune_steps:
+        if config.tune_steps and not moved[target].isdisjoint(config.tune):
             trained[target] += "+end to end"
     return {
         "weight": config.weight_range + trained["weight"],

@@ -58,6 +58,8 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"activation_range": "max"}, "activation_range='max'"),
         ({"units": "stage"}, "units='stage'"),
         ({"units": "merged:1"}, "units='merged:1'"),
+        ({"tune": "biases"}, "'weight_scale'.*tune=\\('biases',\\)"),
+        ({"tune": ("bias", True)}, "tune=\\('bias', True\\)"),
         ({"steps": -1}, "at least 0. Received: steps=-1"),
         ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
         ({"calibration_samples": 1.5}, "calibration_samples=1.5"),
@@ -98,7 +100,7 @@ def test_presets() -> None:
         PTQConfig(),
         PTQConfig(layer_bits={"a|b": 8, "c": (2, 4)}, learning_rate=0.1, optimize=()),
         PTQConfig.edge8(2, optimize=[AdaRound(), "lsq"], units="layer", equalize=True),
-        PTQConfig(split_channels=0.1),
+        PTQConfig(split_channels=0.1, tune=("kernel", "bias")),
     ],
 )
 def test_json_both_ways(config: PTQConfig) -> None:
@@ -114,6 +116,9 @@ def test_a_configuration_is_frozen_and_compares_by_value() -> None:
     assert config != PTQConfig(layer_bits={"a": 5})
     assert PTQConfig(optimize="lsq").optimize == ("lsq",)
     assert PTQConfig(optimize=None).optimize == ()
+    assert PTQConfig(tune=["kernel", "bias"]) == PTQConfig(tune=("bias", "kernel"))
+    assert PTQConfig(tune="bias").tune == ("bias",)
+    assert PTQConfig(tune=None).tune == ()
     assert PTQConfig(split_channels=0) == PTQConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 3  # type: ignore[misc]

@@ -433,7 +433,7 @@ def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
     ("fields", "weight", "activation"),
     [
         ({}, "mse+adaround+end to end", "mse+lsq+end to end"),
-        ({"tune_network": False}, "mse+adaround", "mse+lsq"),
+        ({"tune": "bias"}, "mse+adaround", "mse+lsq"),
         ({"optimize": (), "tune_steps": 0, "weight_range": "minmax"}, "minmax", "mse"),
         ({"steps": 0, "tune_steps": 0}, "mse", "mse"),
     ],

@@ -82,7 +82,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     idle = set()
     if not config.optimize:
         idle.add("reconstruction")
-    if not (config.tune_steps and (config.tune_bias or config.tune_network)):
+    if not (config.tune_steps and config.tune):
         idle.add("tuned")
     model = task.load()
     watch = StepWatch(lambda quantized: accuracy(quantized, samples), idle)

@@ -38,7 +38,7 @@ def paper_config(bits: int, variable: str, **overrides: Any) -> PTQConfig:
     fields: dict[str, Any] = {
         "units": "layer", "optimize": (VARIABLES[variable],), "weight_grid": "full",
         "weight_range": "mse", "activation_range": "mse",
-        "tune_bias": True, "tune_network": False, "tune_steps": 500, "augment": "none",
+        "tune": ("bias",), "tune_steps": 500, "augment": "none",
     }  # fmt: skip
     return PTQConfig.uniform(bits, **{**fields, **overrides})
 
@@ -49,7 +49,7 @@ def ranges_config(
     """Initial ranges only, nothing optimised."""
     return PTQConfig.uniform(
         bits, weight_grid="full", weight_range=weights, activation_range=activations,
-        equalize=equalize, optimize=(), tune_bias=False, tune_network=False, augment="none",
+        equalize=equalize, optimize=(), tune=(), augment="none",
         **overrides,
     )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Step 4: tune the whole network against the outputs of the float model, end to end.
 
-The paper's form trains the biases only, to the least squared error of the outputs (Hubara et al.
-2020, section 3.3): ``tune_bias``. The wider form, ``tune_network``, also moves kernels, weight scales
-and activation ranges straight through the rounding, and brings a classifier's probabilities to those
-of the float model: a short distillation on the same unlabelled samples.
+``PTQConfig.tune`` lists what may move. The paper's form trains the biases only, to the least squared
+error of the outputs (Hubara et al. 2020, section 3.3): ``("bias",)``. Any wider form moves kernels,
+weight scales or activation ranges straight through the rounding, and brings a classifier's
+probabilities to those of the float model: a short distillation on the same unlabelled samples.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ def hold_out(
 
 def tunes(config: PTQConfig) -> bool:
     """Whether the stage moves anything."""
-    return bool(config.tune_steps and (config.tune_bias or config.tune_network))
+    return bool(config.tune_steps and config.tune)
+
+
+def _distils(config: PTQConfig) -> bool:
+    """Whether it is more than the paper's form."""
+    return config.tune != ("bias",)
 
 
 def finetune(
@@ -110,19 +115,19 @@ def finetune(
     values = student.values()
     generator = np.random.default_rng([seed, len(student.graph.nodes)])
     loss = squared_error(power)
-    if config.tune_network:
+    if _distils(config):
         loss = divergence(student.graph, network.outputs, power)
     unseen = [tf.constant(held_out[name]) for name in network.inputs]
     goal = float_network.map(unseen)
     loss_before = float(loss(function.map(unseen), goal))
     callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
-    biases = [_tuned_bias(student, name) for name in student.biases] if config.tune_bias else []
     groups = movable_groups(student, network)
     rate = config.tune_learning_rate
-    kernels = AdaQuant(rate, SLOWER * rate) if config.tune_network else None
-    ranges = LSQ(SLOWER * rate) if config.tune_network else None
+    weights, ranges = _variables(config)
+    tuned = student.biases if "bias" in config.tune else ()
     train(
-        function, attach(student, network.layers, groups, kernels, ranges), biases,
+        function, attach(student, network.layers, groups, weights, ranges),
+        [_tuned_bias(student, name) for name in tuned],
         arrived, wanted, loss, steps=config.tune_steps, batch_size=config.batch_size,
         bias_learning_rate=SLOWER * rate, generator=generator,
         redraw=_redraw(student.graph, config, float_network),
@@ -136,10 +141,19 @@ def finetune(
     return record
 
 
+def _variables(config: PTQConfig) -> tuple[LSQ | None, LSQ | None]:
+    """What moves kernels and their scales, and what moves activation ranges."""
+    rate, scales = config.tune_learning_rate, LSQ(SLOWER * config.tune_learning_rate)
+    weights: LSQ | None = scales if "weight_scale" in config.tune else None
+    if "kernel" in config.tune:
+        weights = AdaQuant(rate, scales.learning_rate if weights else 0.0)
+    return weights, scales if "activation_range" in config.tune else None
+
+
 def _redraw(graph: Graph, config: PTQConfig, float_network: UnitFunction) -> Redraw | None:
     """What the wide form learns from; the paper's form takes the samples as they are."""
     augmentation = augmentation_for(config.augment, graph)
-    if augmentation is None or not config.tune_network:
+    if augmentation is None or not _distils(config):
         return None
 
     def redraw(batch: Inputs, seed: tf.Tensor) -> tuple[Inputs, Inputs]:

@@ -27,9 +27,7 @@ from keras_lowbit import PTQConfig
 
 def cell(bits: int) -> Cell:
     """A cell of a few seconds: ranges only."""
-    config = PTQConfig(
-        weight_bits=bits, optimize=(), tune_bias=False, tune_network=False, calibration_samples=32
-    )
+    config = PTQConfig(weight_bits=bits, optimize=(), tune=(), calibration_samples=32)
     return Cell("test", "digits", "ranges", f"{bits}/8", config)
 
 

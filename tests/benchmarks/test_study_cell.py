@@ -18,7 +18,7 @@ from models.data import load_digits
 pytest.importorskip("sklearn")
 
 CONFIG = PTQConfig(
-    weight_bits=2, activation_bits=3, optimize=("adaround",), steps=20, tune_network=False,
+    weight_bits=2, activation_bits=3, optimize=("adaround",), steps=20, tune="bias",
     tune_steps=20, calibration_samples=64,
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_accuracies_are_those_of_the_model_after_each_step() -> None:
 
 
 def test_row_is_complete_and_steps_that_do_nothing_change_nothing() -> None:
-    config = PTQConfig(3, 8, optimize=(), tune_bias=False, tune_network=False)
+    config = PTQConfig(3, 8, optimize=(), tune=())
     cell = Cell("test", "digits", "ranges", "3/8", config)
     row = measure(cell, TASK)
     assert row["key"] == cell.key

@@ -30,13 +30,13 @@ def test_first_seeds_go_first() -> None:
 def test_settings_are_those_of_the_paper() -> None:
     config = grids.paper_config(3, "weights")
     assert (config.weight_bits, config.activation_bits, config.input_bits) == (3, 3, 3)
-    assert (config.units, config.tune_bias, config.tune_network) == ("layer", True, False)
+    assert (config.units, config.tune) == ("layer", ("bias",))
     assert (config.weight_range, config.activation_range) == ("mse", "mse")
     assert {c.config.activation_bits for c in grids.figure_five()} == {grids.FLOAT_LIKE}
     blocks = grids.figure_six()
     assert {c.config.units for c in blocks} == {"block"}
     assert {c.variable for c in blocks} == {"qparam", "weights", "round"}
-    assert all(not c.config.optimize and not c.config.tune_bias for c in grids.figure_four())
+    assert all(not c.config.optimize and not c.config.tune for c in grids.figure_four())
 
 
 def test_unknown_grid() -> None:

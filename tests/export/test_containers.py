@@ -235,7 +235,7 @@ def real(network: str, bits: int) -> tuple[QuantizedModel, np.ndarray]:
     model = getattr(pretrained, f"load_{network}")()
     samples = {"res8": lambda: data.cifar10_calibration(34), "mobilenet": data.load_vww}[network]()
     images = getattr(samples, "x_calib", samples)[:34]
-    config = PTQConfig(bits, 8, optimize=(), tune_bias=False, tune_network=False)
+    config = PTQConfig(bits, 8, optimize=(), tune=())
     return pipelines.quantized(model, config, images[:32]), images
 
 

@@ -44,7 +44,7 @@ def changed(qmodel: QuantizedModel, before: dict[str, np.ndarray]) -> set[str]:
 def test_bias_tuning_moves_biases_only() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
-    record = tune(qmodel, tune_network=False)
+    record = tune(qmodel, tune="bias")
     assert changed(qmodel, before) == {"bias"}
     assert record["error_after"] < 0.95 * record["error_before"]
     after = qmodel.student.values()
@@ -55,7 +55,7 @@ def test_bias_tuning_moves_biases_only() -> None:
 def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
-    record = tune(qmodel, tune_network=True)
+    record = tune(qmodel)
     assert changed(qmodel, before) >= {"bias", "kernel", "kernel_scale", "output_scale"}
     assert record["error_after"] < 0.95 * record["error_before"]
     for name, quantizer in qmodel.student.weight_quantizers.items():
@@ -71,7 +71,7 @@ def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None
 def test_what_makes_it_worse_is_undone() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
-    record = tune(qmodel, tune_network=False, tune_steps=3, tune_learning_rate=100.0)
+    record = tune(qmodel, tune="bias", tune_steps=3, tune_learning_rate=100.0)
     assert record["error_after"] == record["error_before"]
     assert changed(qmodel, before) == set()
 
@@ -85,7 +85,7 @@ def test_what_is_held_out_is_the_rest_and_only_where_something_is_tuned() -> Non
         np.testing.assert_array_equal(part["y"], part["x"] + 100)
     other, _ = hold_out(inputs, PTQConfig(), seed=4)
     assert not np.array_equal(other["x"], learnt["x"])
-    for config in (PTQConfig(tune_steps=0), PTQConfig(tune_bias=False, tune_network=False)):
+    for config in (PTQConfig(tune_steps=0), PTQConfig(tune=())):
         assert hold_out(inputs, config, seed=3) == (inputs, inputs)
     one = {"x": np.zeros(1)}
     assert hold_out(one, PTQConfig(), seed=3) == (one, one)
@@ -110,14 +110,24 @@ def test_the_reconstruction_does_not_see_what_is_held_out(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(seen[0][name], learnt[name])
 
 
-def test_without_bias_tuning_biases_stay() -> None:
+@pytest.mark.parametrize(
+    ("named", "moved"),
+    [
+        ("kernel", {"kernel"}),
+        ("weight_scale", {"kernel", "kernel_scale"}),  # kernels stay on their grids
+        ("activation_range", {"output_scale", "output_zero_point"}),
+        (("activation_range", "bias"), {"output_scale", "output_zero_point", "bias"}),
+    ],
+)
+def test_only_what_is_named_moves(named: Any, moved: set[str]) -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
-    tune(qmodel, tune_bias=False)
-    assert "bias" not in changed(qmodel, before)
+    tune(qmodel, tune=named)
+    assert changed(qmodel, before) <= moved
+    assert changed(qmodel, before) >= moved - {"output_zero_point"}
 
 
-@pytest.mark.parametrize("fields", [{"tune_steps": 0}, {"tune_bias": False, "tune_network": False}])
+@pytest.mark.parametrize("fields", [{"tune_steps": 0}, {"tune": ()}])
 def test_nothing_to_do(fields: dict[str, Any]) -> None:
     qmodel, history = calibrated(), History()
     before = qmodel.student.values()
@@ -132,7 +142,7 @@ def test_a_network_without_biases() -> None:
     network = chain((6,), lambda k: k.Dense(4, use_bias=False, name="only"))
     qmodel = calibrated(network=network)
     before = qmodel.student.values()
-    record = tune(qmodel, tune_network=False)
+    record = tune(qmodel, tune="bias")
     assert record["error_before"] == record["error_after"]
     assert changed(qmodel, before) == set()
 
