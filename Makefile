@@ -6,7 +6,7 @@ export KERAS_LOWBIT_DATA ?= $(wildcard $(abspath ../shared))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test fuzz lint results study study-report deployment deployment-report accuracy accuracy-report \
-	rivals rivals-report clean
+	budgets budgets-report rivals rivals-report clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -77,6 +77,14 @@ accuracy: .venv/installed
 # docs/accuracy.md, from the committed rows.
 accuracy-report: .venv/installed
 	$(RUN) -m benchmarks.accuracy report
+
+# Bits within a budget: most of an hour; a run resumes where it was stopped. TASKS=res8 measures some of it.
+budgets: .venv/installed
+	$(RUN) -m benchmarks.budgets run $(if $(TASKS),--tasks $(TASKS)) --jobs $(JOBS)
+
+# docs/budgets.md and its figure, from the committed rows.
+budgets-report: .venv/installed
+	$(RUN) -m benchmarks.budgets report
 
 # Accuracy and time beside other quantizers: many hours; a run resumes where it was stopped.
 # TASKS=har_cnn SETTINGS=W4A8,W3A8 TOOLS=keras_lowbit,MCT measures some of it; THREADS=2.

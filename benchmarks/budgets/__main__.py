@@ -1,0 +1,68 @@
+"""Command line of what a budget buys.
+
+python -m benchmarks.budgets plan
+python -m benchmarks.budgets run --tasks res8,ds_cnn
+python -m benchmarks.budgets report
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from absl import app, flags
+
+from benchmarks.commands import dispatch, say, show_plan
+from benchmarks.study.worker import ONE_THREAD
+
+# Workers inherit it, and TensorFlow must not be there before.
+os.environ.update(ONE_THREAD)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks.budgets import plan, render
+from benchmarks.budgets.measure import measure
+from benchmarks.rows import read_rows
+from benchmarks.study import backends
+from benchmarks.study.runner import run
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("tasks", list(plan.TASKS), "Networks, in this order.")
+flags.DEFINE_string("recipe", "fast", "How all of them are quantized.")
+flags.DEFINE_integer("seed", 0, "Of samples and optimisation.")
+flags.DEFINE_integer("jobs", 2, "Workers.", lower_bound=1)
+flags.DEFINE_string("results", "benchmarks/results/budgets.jsonl", "File of rows.")
+flags.DEFINE_string("report", "docs/budgets.md", "Page to write; its figure goes beside it.")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit status."""
+    return dispatch(arguments, {"run": _run, "plan": _plan, "report": _report})
+
+
+def _cells() -> list[plan.Cell]:
+    return plan.cells(FLAGS.tasks, FLAGS.recipe, FLAGS.seed)
+
+
+def _run() -> int:
+    backend = functools.partial(backends.loky, jobs=FLAGS.jobs)
+    return 1 if run(_cells(), measure, backend, Path(FLAGS.results), say, read_rows) else 0
+
+
+def _plan() -> int:
+    """Every row that is to be measured, and whether it is."""
+    return show_plan(_cells(), read_rows(Path(FLAGS.results)))
+
+
+def _report() -> int:
+    path = Path(FLAGS.report)
+    rows = read_rows(Path(FLAGS.results))
+    figure = path.parent / "figures" / "budgets.svg"
+    render.draw(rows, figure)
+    path.write_text(render.page(rows, figure.relative_to(path.parent)))
+    say(f"{path} and {figure} are written")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,136 @@
+"""One network within one limit: what was promised, what the file takes, and the accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import tf_keras
+
+import keras_lowbit
+from benchmarks.budgets.plan import FRONT, POINTS, SAME, SHARES, Cell
+from benchmarks.intervals import Agreement
+from benchmarks.rows import Row, source_hash, versions
+from benchmarks.study.plan import full_config
+from benchmarks.study.tasks import Samples, Task, one_task
+from keras_lowbit import Budget, Front, PTQConfig, QuantizedModel
+from keras_lowbit.export.arena import measure_arena
+
+BATCH = 256
+SOURCE = source_hash()  # now, as the package is imported: files may change under a long run
+
+
+def measure(cell: Cell, task: Task | None = None) -> Row:
+    """The row of a cell.
+
+    Args:
+      cell: what to measure.
+      task: by default the one that the cell names.
+    """
+    started = time.monotonic()
+    task = task or one_task(cell.task)
+    samples = task.data(cell.seed)
+    model = task.load()
+    config, budget, searched = cell.config, None, 0.0
+    promised: dict[str, Any] = {}
+    if cell.kind == FRONT:
+        front, searched = _front(task, config, cell.seed)
+        # Choices that come twice or are beaten are no points of it.
+        point = front.points[min(cell.number, len(front.points) - 1)]
+        config = point.config
+        promised = {"points": len(front.points), "flash": point.flash, "harm": point.harm}
+    elif cell.kind == SAME:
+        config = dataclasses.replace(config, weight_bits=cell.number)
+    else:
+        budget = _budget(cell, task)
+        promised = budget.limits()
+    began = time.monotonic(), time.process_time()
+    found: dict[str, Any] = {"refused": ""}
+    try:
+        qmodel = keras_lowbit.quantize(
+            model, samples.calibration, config=config, budget=budget, seed=cell.seed, verbose=0
+        )
+    except ValueError as error:
+        if budget is None:
+            raise
+        found = {"refused": str(error), "accuracy": {}}
+    ended = time.monotonic(), time.process_time()
+    if not found["refused"]:
+        found |= _found(qmodel, samples)
+    row = {
+        "key": cell.key, "task": cell.task, "kind": cell.kind, "number": cell.number,
+        "recipe": cell.recipe, "seed": cell.seed, "promised": promised, **found,
+        "seconds": {
+            "front": round(searched, 2), "quantize": round(ended[0] - began[0], 2),
+            "cpu": round(ended[1] - began[1], 2), "all": round(time.monotonic() - started, 2),
+        },
+        "config": full_config(cell.config), "versions": versions(), "source": SOURCE,
+    }  # fmt: skip
+    # A worker measures many cells, and TensorFlow keeps every graph.
+    tf_keras.backend.clear_session()
+    gc.collect()
+    return row
+
+
+def _found(qmodel: QuantizedModel, samples: Samples) -> dict[str, Any]:
+    """What came out."""
+    right = [
+        network.predict(samples.x_test, batch_size=BATCH, verbose=0).argmax(axis=1)
+        == samples.y_test
+        for network in (qmodel.teacher, qmodel.model)
+    ]
+    return {
+        "reached": costs(qmodel),
+        "weight_bits": {n: q.spec.bits for n, q in qmodel.student.weight_quantizers.items()},
+        "accuracy": {
+            name: float(hits.mean())
+            for name, hits in zip(("float", "quantized"), right, strict=True)
+        },
+        "agreement": Agreement.of(*right)._asdict(), "test_samples": len(samples.x_test),
+        "calibration_samples": qmodel.calibration_samples,
+    }  # fmt: skip
+
+
+def costs(qmodel: QuantizedModel) -> dict[str, float]:
+    """What the limits are about: bytes of the file for TFLM and of its arena, bit operations, bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        qmodel.export(path, packing="auto", strip="micro")
+        blob = path.read_bytes()
+    weights = {
+        name: qmodel.student.kernels[name].shape.num_elements()
+        for name in qmodel.student.weight_quantizers
+    }
+    bits = {name: q.spec.bits for name, q in qmodel.student.weight_quantizers.items()}
+    return {
+        "flash": len(blob), "arena": measure_arena(blob).smallest, "bops": qmodel.cost().bops,
+        "average_weight_bits": sum(weights[n] * bits[n] for n in bits) / sum(weights.values()),
+    }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _front(task: Task, config: PTQConfig, seed: int) -> tuple[Front, float]:
+    """The front of a network and the seconds it took, once for all of its points."""
+    model, calibration = task.load(), task.data(seed).calibration
+    began = time.monotonic()
+    front = keras_lowbit.pareto(model, calibration, points=POINTS, config=config, verbose=0)
+    return front, time.monotonic() - began
+
+
+def _budget(cell: Cell, task: Task) -> Budget:
+    """The limits of a cell: shares of what the network takes with 8 bits everywhere."""
+    full = _with_eight_bits(task, cell.seed)
+    return Budget(**{name: int(share * full[name]) for name, share in SHARES[cell.kind].items()})
+
+
+@functools.lru_cache(maxsize=1)
+def _with_eight_bits(task: Task, seed: int) -> dict[str, float]:
+    """What the network costs with 8 bits everywhere, calibrated and no more."""
+    config = PTQConfig(8, 8, optimize=(), tune=())
+    calibration = task.data(seed).calibration
+    return costs(keras_lowbit.quantize(task.load(), calibration, config=config, verbose=0))

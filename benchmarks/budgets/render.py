@@ -1,0 +1,114 @@
+"""The page and the figure of what a budget buys, from the rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.budgets.plan import FRONT, KINDS, SAME, TASKS
+from benchmarks.rows import Row
+from benchmarks.study.measured import MISSING
+from benchmarks.study.panels import canvas, look
+from benchmarks.study.tables import markdown, points
+from benchmarks.study.tasks import one_task
+
+HEAD = """# Bits within a budget
+
+What `quantize(budget=...)` and `pareto` reach on the four networks of the study (`docs/study.md`): the bits of every kernel
+chosen layer by layer from 2, 3, 4, 6 and 8, activations of 8 bits, beside the same bits everywhere. All are quantized
+by the recipe "fast", seed 0, and lose the points shown against the float network, on the test samples of `docs/study.md`.
+"front" are the points of one call of `pareto`. The other limits are shares of what the network takes with 8 bits
+everywhere: half of its flash; three quarters of it with an arena that may grow by a quarter; half of its bit operations.
+Flash is the file for TFLM, `export(packing="auto", strip="micro")`; the arena is TFLM's on a 64-bit host.
+
+`python -m benchmarks.budgets run` measures the rows that are missing (`make budgets`), `make budgets-report` writes this page.
+"""
+
+
+def page(rows: Sequence[Row], figure: Path) -> str:
+    """Markdown.
+
+    Args:
+      rows: of :mod:`benchmarks.budgets.measure`, in any order.
+      figure: where the drawing is, seen from the page.
+    """
+    parts = [HEAD, f"![Points lost over the size of the file]({figure.as_posix()})\n"]
+    for task in TASKS:
+        found = _of(rows, task)
+        if found:
+            parts.append(f"## {one_task(task).network}\n\n{table(found)}\n\n{times(found)}\n")
+    return "\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One network: limits by what they took."""
+    header = [
+        "", "bits of the kernels", "bits a weight", "flash", "arena", "MBOPs", "points lost",
+    ]  # fmt: skip
+    return markdown(header, [_line(row) for row in _without_repeated(rows)])
+
+
+def times(rows: Sequence[Row]) -> str:
+    """How long the front took, and a quantization with and without a search, in seconds."""
+    same = [row["seconds"]["quantize"] for row in rows if row["kind"] == SAME]
+    within = [row["seconds"]["quantize"] for row in rows if row["kind"] not in (FRONT, SAME)]
+    fronts = [row["seconds"]["front"] for row in rows if row["kind"] == FRONT]
+    told = [
+        f"{name} {sum(seconds) / len(seconds):.0f} s"
+        for name, seconds in (
+            ("the front", [max(fronts)] if fronts else []), ("`quantize` within a limit", within),
+            ("without", same),
+        )
+        if seconds
+    ]  # fmt: skip
+    return f"Time, one thread: {', '.join(told)}."
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Points lost over kilobytes, a panel per network."""
+    tasks = [task for task in TASKS if _of(rows, task)]
+    with canvas(path, max(len(tasks), 1), 2.0) as axes:
+        for axis, task in zip(axes, tasks, strict=False):
+            for index, kind in enumerate((SAME, FRONT)):
+                chosen = [row for row in _of(rows, task) if row["kind"] == kind]
+                chosen.sort(key=lambda row: row["reached"]["flash"])
+                sizes = [row["reached"]["flash"] / 1000 for row in chosen]
+                axis.plot(sizes, [_lost(row) for row in chosen], label=kind, **look(index))
+            axis.set_title(one_task(task).network)
+            axis.set_xlabel("flash, kB")
+        axes[0].set_ylabel("points lost")
+
+
+def _of(rows: Sequence[Row], task: str) -> list[Row]:
+    chosen = [row for row in rows if row["task"] == task]
+    return sorted(chosen, key=lambda row: (KINDS.index(row["kind"]), row["number"]))
+
+
+def _without_repeated(rows: Sequence[Row]) -> list[Row]:
+    """A front may have fewer points than were asked for; the last one is then measured again."""
+    return [
+        row for row in rows if row["kind"] != FRONT or row["number"] < row["promised"]["points"]
+    ]
+
+
+def _line(row: Row) -> list[str]:
+    limits = row["promised"] if row["kind"] not in (FRONT, SAME) else {}
+    if row["refused"]:
+        asked = ", ".join(f"{name} {most:,}" for name, most in limits.items())
+        return [row["kind"], f"cannot be kept: {asked}", *[MISSING] * 5]
+    reached = row["reached"]
+    number = f" {row['number']}" if row["kind"] == SAME else ""
+
+    def with_limit(name: str, unit: float, text: str) -> str:
+        most = f" of {limits[name] / unit:{text}}" if name in limits else ""
+        return f"{reached[name] / unit:{text}}{most}"
+
+    return [
+        f"{row['kind']}{number}", " ".join(map(str, row["weight_bits"].values())),
+        f"{reached['average_weight_bits']:.2f}", with_limit("flash", 1, ",.0f"),
+        with_limit("arena", 1, ",.0f"), with_limit("bops", 1e6, ",.1f"), points(-_lost(row)),
+    ]  # fmt: skip
+
+
+def _lost(row: Row) -> float:
+    return 100 * (row["accuracy"]["float"] - row["accuracy"]["quantized"])
