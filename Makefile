@@ -87,7 +87,7 @@ budgets-report: .venv/installed
 	$(RUN) -m benchmarks.budgets report
 
 # Accuracy and time beside other quantizers: many hours; a run resumes where it was stopped.
-# TASKS=har_cnn SETTINGS=W4A8,W3A8 TOOLS=keras_lowbit,MCT measures some of it; THREADS=2.
+# TASKS=har_cnn SETTINGS=W4A8,W3A8 TOOLS=keras_lowbit,MCT measures some of it; THREADS=2 for more than one.
 RIVALS := $(if $(TASKS),--tasks $(TASKS)) $(if $(SETTINGS),--settings $(SETTINGS)) \
 	$(if $(TOOLS),--tools "$(TOOLS)") $(if $(THREADS),--threads $(THREADS))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 import tf_keras
 
 import keras_lowbit
-from benchmarks.budgets.plan import FRONT, POINTS, SAME, SHARES, Cell
+from benchmarks.budgets.plan import FRONT, POINTS, SHARES, Cell
 from benchmarks.intervals import Agreement
 from benchmarks.rows import Row, source_hash, versions
 from benchmarks.study.plan import full_config
@@ -44,9 +43,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         point = front.points[min(cell.number, len(front.points) - 1)]
         config = point.config
         promised = {"points": len(front.points), "flash": point.flash, "harm": point.harm}
-    elif cell.kind == SAME:
-        config = dataclasses.replace(config, weight_bits=cell.number)
-    else:
+    elif cell.kind in SHARES:
         budget = _budget(cell, task)
         promised = budget.limits()
     began = time.monotonic(), time.process_time()

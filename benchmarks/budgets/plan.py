@@ -14,7 +14,8 @@ from keras_lowbit import RECIPES, PTQConfig
 TASKS = MAIN_TASKS
 FRONT, SAME = "front", "same bits"
 FLASH, ARENA, BOPS = "flash", "flash and arena", "bops"
-KINDS = (FRONT, SAME, FLASH, ARENA, BOPS)
+GRIDS = {"2 bits, narrow": "narrow", "2 bits, full": "full"}  # as alike, on grids not the default
+KINDS = (FRONT, SAME, *GRIDS, FLASH, ARENA, BOPS)
 POINTS = 6  # of a front
 WIDTHS = (2, 3, 4, 8)  # of all kernels alike
 # Limits, as shares of what 8 bits everywhere take. Packed weights are expanded in the arena, one layer
@@ -42,8 +43,13 @@ class Cell:
 
     @property
     def config(self) -> PTQConfig:
-        """What the recipe is, but for the bits of the kernels."""
-        return PTQConfig(**RECIPES[self.recipe])
+        """What the recipe is; where the bits are to be chosen, but for those."""
+        config = PTQConfig(**RECIPES[self.recipe])
+        if self.kind == SAME:
+            return dataclasses.replace(config, weight_bits=self.number)
+        if self.kind in GRIDS:
+            return dataclasses.replace(config, weight_bits=2, weight_grid=GRIDS[self.kind])
+        return config
 
     @functools.cached_property
     def key(self) -> str:

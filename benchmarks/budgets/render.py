@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.budgets.plan import FRONT, KINDS, SAME, TASKS
+from benchmarks.budgets.plan import FRONT, KINDS, SAME, SHARES, TASKS
 from benchmarks.rows import Row
 from benchmarks.study.measured import MISSING
 from benchmarks.study.panels import canvas, look
@@ -19,6 +19,8 @@ chosen layer by layer from 2, 3, 4, 6 and 8, activations of 8 bits, beside the s
 by the recipe "fast", seed 0, and lose the points shown against the float network, on the test samples of `docs/study.md`.
 "front" are the points of one call of `pareto`. The other limits are shares of what the network takes with 8 bits
 everywhere: half of its flash; three quarters of it with an arena that may grow by a quarter; half of its bit operations.
+"2 bits, narrow" and "full" are two bits everywhere with the levels -1, 0, 1 and -2 to 1 times the scale in place of the
+default's, -1.5, -0.5, 0.5, 1.5: all run on the same integer kernels, the latter written as odd numbers of half the scale.
 Flash is the file for TFLM, `export(packing="auto", strip="micro")`; the arena is TFLM's on a 64-bit host.
 
 `python -m benchmarks.budgets run` measures the rows that are missing (`make budgets`), `make budgets-report` writes this page.
@@ -51,7 +53,7 @@ def table(rows: Sequence[Row]) -> str:
 def times(rows: Sequence[Row]) -> str:
     """How long the front took, and a quantization with and without a search, in seconds."""
     same = [row["seconds"]["quantize"] for row in rows if row["kind"] == SAME]
-    within = [row["seconds"]["quantize"] for row in rows if row["kind"] not in (FRONT, SAME)]
+    within = [row["seconds"]["quantize"] for row in rows if row["kind"] in SHARES]
     fronts = [row["seconds"]["front"] for row in rows if row["kind"] == FRONT]
     told = [
         f"{name} {sum(seconds) / len(seconds):.0f} s"
@@ -92,7 +94,7 @@ def _without_repeated(rows: Sequence[Row]) -> list[Row]:
 
 
 def _line(row: Row) -> list[str]:
-    limits = row["promised"] if row["kind"] not in (FRONT, SAME) else {}
+    limits = row["promised"] if row["kind"] in SHARES else {}
     if row["refused"]:
         asked = ", ".join(f"{name} {most:,}" for name, most in limits.items())
         return [row["kind"], f"cannot be kept: {asked}", *[MISSING] * 5]

@@ -18,7 +18,7 @@ from keras_lowbit.recipes import fields_of
 TASKS = MAIN_TASKS
 # Bits of weights and activations. Below eight bits of activations the network input has as few.
 SETTINGS = ("W8A8", "W4A8", "W3A8", "W2A8", "W4A4", "W3A3", "W2A2")
-THREADS = 2
+THREADS = 1  # so that two measurements beside each other do not slow each other down much
 OURS, INCUMBENT, AEQ, MCT, TFMOT = (
     "keras_lowbit", "TFLiteConverter", "ai-edge-quantizer", "MCT", "tfmot",
 )  # fmt: skip

@@ -219,7 +219,7 @@ def _conditions(rows: list[Row]) -> list[str]:
     loads = [row["load_average"] for row in rows]
     lines.append(
         f"- {' and '.join(sorted({row['processor'] for row in rows}))}; "
-        f"{' or '.join(map(str, threads))} threads; load average when a measurement began "
+        f"threads of each tool: {' or '.join(map(str, threads))}; load average when a measurement began "
         f"{min(loads):.1f} to {max(loads):.1f}"
     )
     return ["\n".join(lines)]

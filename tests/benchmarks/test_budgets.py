@@ -14,6 +14,7 @@ from benchmarks.budgets.plan import (
     BOPS,
     FLASH,
     FRONT,
+    GRIDS,
     KINDS,
     POINTS,
     SAME,
@@ -50,8 +51,13 @@ def rows() -> dict[str, dict[str, Any]]:
 
 def test_every_cell_is_another_one() -> None:
     planned = cells(TASKS)
-    assert len({cell.key for cell in planned}) == len(TASKS) * (POINTS + len(WIDTHS) + 3)
+    assert len({cell.key for cell in planned}) == len(TASKS) * (
+        POINTS + len(WIDTHS) + len(GRIDS) + 3
+    )
     assert {cell.kind for cell in planned} == set(KINDS)
+    (narrow, full) = (Cell("res8", kind).config for kind in GRIDS)
+    assert [narrow.weight_bits, full.weight_bits] == [2, 2]
+    assert [narrow.weight_grid, full.weight_grid] == ["narrow", "full"]
     with pytest.raises(ValueError, match=r"Expected some of .*'res8'.*Received: \['res9'\]"):
         cells(["res9"])
 

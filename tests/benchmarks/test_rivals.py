@@ -104,7 +104,7 @@ def test_what_makes_another_row() -> None:
     cell = Cell("res8", contestant(MCT), "W4A8")
     other = dataclasses.replace(cell.contestant, options={"epochs": 7})
     for change in (
-        {"task": "har_cnn"}, {"setting": "W3A8"}, {"seed": 1}, {"threads": 1}, {"contestant": other},
+        {"task": "har_cnn"}, {"setting": "W3A8"}, {"seed": 1}, {"threads": 2}, {"contestant": other},
     ):  # fmt: skip
         assert dataclasses.replace(cell, **change).key != cell.key
 
@@ -200,7 +200,7 @@ def row_of(cell: Cell, counts: tuple[int, int, int, int], seconds: float) -> dic
     return {
         "key": cell.key, "task": cell.task, "tool": cell.contestant.tool,
         "variant": cell.contestant.variant, "options": cell.contestant.options,
-        "setting": cell.setting, "seed": 0, "threads": 2, "refused": "", "runs_on": "simulation",
+        "setting": cell.setting, "seed": 0, "threads": cell.threads, "refused": "", "runs_on": "simulation",
         "settings": {}, "versions": {"numpy": "1.0"}, "processor": "this one", "load_average": 1.0,
         "test_samples": count, "calibration_samples": 1024,
         "seconds": {"quantize": seconds, "cpu": 2 * seconds, "all": 3 * seconds},
