@@ -78,7 +78,7 @@ accuracy: .venv/installed
 accuracy-report: .venv/installed
 	$(RUN) -m benchmarks.accuracy report
 
-# Bits within a budget: most of an hour; a run resumes where it was stopped. TASKS=res8 measures some of it.
+# Bits within a budget: half an hour; a run resumes where it was stopped. TASKS=res8 measures some of it.
 budgets: .venv/installed
 	$(RUN) -m benchmarks.budgets run $(if $(TASKS),--tasks $(TASKS)) --jobs $(JOBS)
 

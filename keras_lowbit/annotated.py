@@ -14,7 +14,8 @@ import numpy as np
 
 from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import CallbackList
-from keras_lowbit.config import MAX_BITS, PTQConfig
+from keras_lowbit.checks import MAX_BITS
+from keras_lowbit.config import PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.preflight import check_before_work

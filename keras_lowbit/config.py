@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-MIN_BITS, MAX_BITS = 2, 8
-WIDE_BITS = 16
+from keras_lowbit.checks import MAX_BITS, as_tuple, check_bits
+
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
 ALL_RANGE_METHODS = (*RANGE_METHODS, "output")
@@ -19,17 +19,6 @@ UNITS = ("layer", "block", "network")
 MERGED = "merged:"  # and a number: so many blocks in a row
 AUGMENTS = ("auto", "none", "mixup", "images", "series")
 TUNED = ("bias", "kernel", "weight_scale", "activation_range")
-
-
-def _check_bits(name: str, bits: Any, wide: bool = False) -> None:
-    if wide and bits == WIDE_BITS and isinstance(bits, int):
-        return
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        also = f" (or {WIDE_BITS} for activations, simulation only)" if wide else ""
-        raise ValueError(
-            f"`{name}` must be an integer from {MIN_BITS} to {MAX_BITS}, since codes are stored in "
-            f"int8 containers{also}. Received: {name}={bits!r}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +43,7 @@ class TensorSpec:
     grid: str = "narrow"
 
     def __post_init__(self) -> None:
-        _check_bits("bits", self.bits, wide=not self.symmetric)
+        check_bits("bits", self.bits, wide=not self.symmetric)
         if self.grid not in WEIGHT_GRIDS[1:] or (self.bits == MAX_BITS and self.grid != "narrow"):
             raise ValueError(
                 f"`grid` must be one of {WEIGHT_GRIDS[1:]}, and 'narrow' at {MAX_BITS} bits, which "
@@ -119,8 +108,9 @@ class PTQConfig:
       learning_rate: of the first variable in ``optimize``; None for the variable's own.
       correct_bias: correct the biases analytically, before they are tuned: every channel gets the mean
         it has in the float model. It takes seconds, and helps where nothing else is trained.
-      tune: what the end-to-end stage (step 4) moves: "bias", "kernel", "weight_scale", "activation_range";
-        it distils the float model on the same unlabelled samples. Behind a softmax or sigmoid it
+      tune: what the end-to-end stage (step 4) moves, one name or several: "bias", "kernel",
+        "weight_scale" (which rounds kernels again) and "activation_range"; empty for no such stage.
+        It distils the float model on the same unlabelled samples. Behind a softmax or sigmoid it
         compares probabilities, elsewhere outputs; the paper's form, ``("bias",)``, always outputs.
       tune_steps: gradient steps of the end-to-end stage.
       tune_learning_rate: of kernels there, in units of their scale; scales, ranges and biases are
@@ -166,14 +156,12 @@ class PTQConfig:
         pairs = tuple((p, tuple(b) if isinstance(b, (list, tuple)) else b) for p, b in items)
         object.__setattr__(self, "layer_bits", pairs)
         for name in ("optimize", "tune"):
-            given = getattr(self, name)
-            names = [given] if isinstance(given, str) else given or ()
-            object.__setattr__(self, name, tuple(names))
-        _check_bits("weight_bits", self.weight_bits)
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        check_bits("weight_bits", self.weight_bits)
         for name in ("activation_bits", "linear_activation_bits", "input_bits"):
-            _check_bits(name, getattr(self, name), wide=True)
+            check_bits(name, getattr(self, name), wide=True)
         if self.first_last_bits is not None:
-            _check_bits("first_last_bits", self.first_last_bits)
+            check_bits("first_last_bits", self.first_last_bits)
         for pattern, bits in self.layer_bits:
             self._check_layer_bits(pattern, bits)
         self._check_choice("weight_grid", WEIGHT_GRIDS)
@@ -181,13 +169,15 @@ class PTQConfig:
         self._check_choice("activation_range", ALL_RANGE_METHODS)
         if not re.fullmatch(rf"{MERGED}([2-9]|[1-9]\d+)", str(self.units)):
             self._check_choice("units", (*UNITS, f"{MERGED}2"))
-        augments = str(self.augment).split("+")
-        for name, parts, known in (("augment", augments, AUGMENTS), ("tune", self.tune, TUNED)):
-            if not all(part in known for part in parts):
-                raise ValueError(
-                    f"`{name}` must be one or several of {known}. "
-                    f"Received: {name}={getattr(self, name)!r}"
-                )
+        if not all(part in AUGMENTS for part in str(self.augment).split("+")):
+            raise ValueError(
+                f"`augment` must be one of {AUGMENTS}, or several joined by '+'. "
+                f"Received: augment={self.augment!r}"
+            )
+        if not all(part in TUNED for part in self.tune):
+            raise ValueError(
+                f"`tune` must be one of {TUNED}, or a list of several. Received: tune={self.tune!r}"
+            )
         object.__setattr__(self, "tune", tuple(part for part in TUNED if part in self.tune))
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
             value = getattr(self, name)
@@ -233,8 +223,8 @@ class PTQConfig:
                 "A value of `layer_bits` must be bits or a pair (weight_bits, activation_bits). "
                 f"Received: {pattern!r}: {bits!r}"
             )
-        _check_bits(f"layer_bits[{pattern!r}]", pair[0])
-        _check_bits(f"layer_bits[{pattern!r}]", pair[1], wide=True)
+        check_bits(f"layer_bits[{pattern!r}]", pair[0])
+        check_bits(f"layer_bits[{pattern!r}]", pair[1], wide=True)
 
     def bits_of_layer(self, name: str, first_or_last: bool = False) -> tuple[int, int]:
         """``(weight_bits, activation_bits)`` of the layer of this name, exceptions included."""

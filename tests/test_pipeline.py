@@ -434,6 +434,8 @@ def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
     [
         ({}, "mse+adaround+end to end", "mse+lsq+end to end"),
         ({"tune": "bias"}, "mse+adaround", "mse+lsq"),
+        ({"tune": "weight_scale"}, "mse+adaround+end to end", "mse+lsq"),
+        ({"tune": "activation_range"}, "mse+adaround", "mse+lsq+end to end"),
         ({"optimize": (), "tune_steps": 0, "weight_range": "minmax"}, "minmax", "mse"),
         ({"steps": 0, "tune_steps": 0}, "mse", "mse"),
     ],

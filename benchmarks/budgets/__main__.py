@@ -22,14 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.budgets import plan, render
 from benchmarks.budgets.measure import measure
-from benchmarks.rows import read_rows
 from benchmarks.study import backends
 from benchmarks.study.runner import run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", list(plan.TASKS), "Networks, in this order.")
-flags.DEFINE_string("recipe", "fast", "How all of them are quantized.")
-flags.DEFINE_integer("seed", 0, "Of samples and optimisation.")
 flags.DEFINE_integer("jobs", 2, "Workers.", lower_bound=1)
 flags.DEFINE_string("results", "benchmarks/results/budgets.jsonl", "File of rows.")
 flags.DEFINE_string("report", "docs/budgets.md", "Page to write; its figure goes beside it.")
@@ -41,22 +38,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _cells() -> list[plan.Cell]:
-    return plan.cells(FLAGS.tasks, FLAGS.recipe, FLAGS.seed)
+    return plan.cells(FLAGS.tasks)
 
 
 def _run() -> int:
     backend = functools.partial(backends.loky, jobs=FLAGS.jobs)
-    return 1 if run(_cells(), measure, backend, Path(FLAGS.results), say, read_rows) else 0
+    return 1 if run(_cells(), measure, backend, Path(FLAGS.results), say, plan.known_rows) else 0
 
 
 def _plan() -> int:
     """Every row that is to be measured, and whether it is."""
-    return show_plan(_cells(), read_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), plan.known_rows(Path(FLAGS.results)))
 
 
 def _report() -> int:
     path = Path(FLAGS.report)
-    rows = read_rows(Path(FLAGS.results))
+    planned = {cell.key for cell in plan.cells(plan.TASKS)}
+    rows = [row for row in plan.known_rows(Path(FLAGS.results)) if row["key"] in planned]
     figure = path.parent / "figures" / "budgets.svg"
     render.draw(rows, figure)
     path.write_text(render.page(rows, figure.relative_to(path.parent)))

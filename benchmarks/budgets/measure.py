@@ -12,13 +12,14 @@ from typing import Any
 import tf_keras
 
 import keras_lowbit
-from benchmarks.budgets.plan import FRONT, POINTS, SHARES, Cell
+from benchmarks.budgets.plan import FRONT, POINTS, RECIPE, SEED, SHARES, Cell
 from benchmarks.intervals import Agreement
 from benchmarks.rows import Row, source_hash, versions
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import Samples, Task, one_task
 from keras_lowbit import Budget, Front, PTQConfig, QuantizedModel
 from keras_lowbit.export.arena import measure_arena
+from keras_lowbit.search.budget import BudgetError
 
 BATCH = 256
 SOURCE = source_hash()  # now, as the package is imported: files may change under a long run
@@ -33,12 +34,12 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     """
     started = time.monotonic()
     task = task or one_task(cell.task)
-    samples = task.data(cell.seed)
+    samples = task.data(SEED)
     model = task.load()
     config, budget, searched = cell.config, None, 0.0
     promised: dict[str, Any] = {}
     if cell.kind == FRONT:
-        front, searched = _front(task, config, cell.seed)
+        front, searched = _front(task, config)
         # Choices that come twice or are beaten are no points of it.
         point = front.points[min(cell.number, len(front.points) - 1)]
         config = point.config
@@ -50,18 +51,16 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     found: dict[str, Any] = {"refused": ""}
     try:
         qmodel = keras_lowbit.quantize(
-            model, samples.calibration, config=config, budget=budget, seed=cell.seed, verbose=0
+            model, samples.calibration, config=config, budget=budget, seed=SEED, verbose=0
         )
-    except ValueError as error:
-        if budget is None:
-            raise
+    except BudgetError as error:
         found = {"refused": str(error), "accuracy": {}}
     ended = time.monotonic(), time.process_time()
     if not found["refused"]:
         found |= _found(qmodel, samples)
     row = {
         "key": cell.key, "task": cell.task, "kind": cell.kind, "number": cell.number,
-        "recipe": cell.recipe, "seed": cell.seed, "promised": promised, **found,
+        "recipe": RECIPE, "seed": SEED, "promised": promised, **found,
         "seconds": {
             "front": round(searched, 2), "quantize": round(ended[0] - began[0], 2),
             "cpu": round(ended[1] - began[1], 2), "all": round(time.monotonic() - started, 2),
@@ -111,23 +110,26 @@ def costs(qmodel: QuantizedModel) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=1)
-def _front(task: Task, config: PTQConfig, seed: int) -> tuple[Front, float]:
+def _front(task: Task, config: PTQConfig) -> tuple[Front, float]:
     """The front of a network and the seconds it took, once for all of its points."""
-    model, calibration = task.load(), task.data(seed).calibration
+    model, calibration = task.load(), task.data(SEED).calibration
     began = time.monotonic()
-    front = keras_lowbit.pareto(model, calibration, points=POINTS, config=config, verbose=0)
+    front = keras_lowbit.pareto(
+        model, calibration, points=POINTS, config=config, seed=SEED, verbose=0
+    )
     return front, time.monotonic() - began
 
 
 def _budget(cell: Cell, task: Task) -> Budget:
     """The limits of a cell: shares of what the network takes with 8 bits everywhere."""
-    full = _with_eight_bits(task, cell.seed)
+    full = _with_eight_bits(task)
     return Budget(**{name: int(share * full[name]) for name, share in SHARES[cell.kind].items()})
 
 
 @functools.lru_cache(maxsize=1)
-def _with_eight_bits(task: Task, seed: int) -> dict[str, float]:
+def _with_eight_bits(task: Task) -> dict[str, float]:
     """What the network costs with 8 bits everywhere, calibrated and no more."""
     config = PTQConfig(8, 8, optimize=(), tune=())
-    calibration = task.data(seed).calibration
-    return costs(keras_lowbit.quantize(task.load(), calibration, config=config, verbose=0))
+    calibration = task.data(SEED).calibration
+    qmodel = keras_lowbit.quantize(task.load(), calibration, config=config, seed=SEED, verbose=0)
+    return costs(qmodel)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from benchmarks.rows import short_hash
+from benchmarks.rows import Row, read_rows, short_hash
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import RECIPES, PTQConfig
@@ -14,8 +17,12 @@ from keras_lowbit import RECIPES, PTQConfig
 TASKS = MAIN_TASKS
 FRONT, SAME = "front", "same bits"
 FLASH, ARENA, BOPS = "flash", "flash and arena", "bops"
-GRIDS = {"2 bits, narrow": "narrow", "2 bits, full": "full"}  # as alike, on grids not the default
+GRIDS = {
+    "2 bits, narrow": "narrow",
+    "2 bits, full": "full",
+}  # the same bits, other grids than the default's
 KINDS = (FRONT, SAME, *GRIDS, FLASH, ARENA, BOPS)
+RECIPE, SEED = "fast", 0  # of all of them
 POINTS = 6  # of a front
 WIDTHS = (2, 3, 4, 8)  # of all kernels alike
 # Limits, as shares of what 8 bits everywhere take. Packed weights are expanded in the arena, one layer
@@ -30,21 +37,17 @@ class Cell:
     Attributes:
       task: a name in :data:`benchmarks.study.tasks.TASKS`.
       kind: of :data:`KINDS`.
-      number: which point of the front, from 0, or the bits of all kernels; 0 for limits.
-      recipe: a name in :data:`keras_lowbit.RECIPES`.
-      seed: of the calibration samples and of the optimisation.
+      number: which point of the front, from 0, or the bits of all kernels; 0 for the others.
     """
 
     task: str
     kind: str
     number: int = 0
-    recipe: str = "fast"
-    seed: int = 0
 
     @property
     def config(self) -> PTQConfig:
-        """What the recipe is; where the bits are to be chosen, but for those."""
-        config = PTQConfig(**RECIPES[self.recipe])
+        """The recipe's, with the bits and the grid of this kind where they are not chosen."""
+        config = PTQConfig(**RECIPES[RECIPE])
         if self.kind == SAME:
             return dataclasses.replace(config, weight_bits=self.number)
         if self.kind in GRIDS:
@@ -54,27 +57,48 @@ class Cell:
     @functools.cached_property
     def key(self) -> str:
         """A short hash of what determines the row."""
-        return short_hash([self.task, self.kind, self.number, full_config(self.config), self.seed])
+        return _key(self.task, self.kind, self.number, full_config(self.config))
 
     def __str__(self) -> str:
         number = f" {self.number}" if self.kind in (FRONT, SAME) else ""
-        return f"{self.task} {self.kind}{number}, {self.recipe}"
+        return f"{self.task} {self.kind}{number}"
 
 
-def cells(tasks: Iterable[str], recipe: str = "fast", seed: int = 0) -> list[Cell]:
+def _key(task: str, kind: str, number: int, config: dict[str, Any]) -> str:
+    asked = SHARES.get(kind, POINTS if kind == FRONT else None)
+    return short_hash([task, kind, number, asked, config, SEED])
+
+
+def cells(tasks: Iterable[str]) -> list[Cell]:
     """The plan, network by network.
 
     Raises:
       ValueError: an unknown name.
     """
     tasks = tuple(tasks)
-    for names, known in ((tasks, TASKS), ((recipe,), RECIPES)):
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"Expected some of {list(known)}. Received: {unknown}")
+    if unknown := [name for name in tasks if name not in TASKS]:
+        raise ValueError(f"Expected some of {list(TASKS)}. Received: {unknown}")
     numbers = {FRONT: range(POINTS), SAME: WIDTHS}
     return [
-        Cell(task, kind, number, recipe, seed)
+        Cell(task, kind, number)
         for task in tasks
         for kind in KINDS
         for number in numbers.get(kind, (0,))
     ]
+
+
+def known_rows(path: Path) -> list[Row]:
+    """The rows of a file with their keys as of today.
+
+    A field that the configuration has got since a row was measured counts at its default; a row
+    with a field that is no more keeps its key.
+    """
+    return [row | {"key": _key_today(row)} for row in read_rows(path)]
+
+
+def _key_today(row: Row) -> str:
+    try:
+        config = full_config(PTQConfig.from_json(json.dumps(row["config"])))
+    except ValueError:
+        return row["key"]
+    return _key(row["task"], row["kind"], row["number"], config)

@@ -17,7 +17,7 @@ from keras_lowbit.export import runtimes
 from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantizers.placement import insert_requantization, place
-from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.budget import Budget, BudgetError
 from keras_lowbit.search.choice import candidates, with_bits
 from keras_lowbit.search.file_sizes import FileSizes
 from keras_lowbit.search.sensitivity import measure
@@ -111,7 +111,7 @@ class BitSearch:
         layer that takes most of it when packed may not have these bits.
 
         Raises:
-          ValueError: no choice keeps the budget; the message says the least that can be reached.
+          BudgetError: no choice keeps the budget; the message says the least that can be reached.
         """
         if budget.arena is not None and "tflm" not in runtimes.available():
             raise ValueError(
@@ -129,7 +129,7 @@ class BitSearch:
             too_large = {(n, bits[n]) for n, size in alone.items() if size > most_arena}
             most = max(alone, key=alone.__getitem__, default=None)
             if most is None:
-                raise ValueError(
+                raise BudgetError(
                     "The arena is too small even with all weights left in flash. "
                     f"Received: arena={budget.arena}; the smallest that can be reached is {arena}"
                 )
@@ -144,7 +144,7 @@ class BitSearch:
         least = {name: min(widths, default=0) for name, widths in harm.items()}
         stuck = [name for name, bits in least.items() if not bits]
         if stuck:
-            raise ValueError(
+            raise BudgetError(
                 "The arena is too small for these layers at any of their bits; with 8 bits their weights "
                 f"stay in flash. Received: arena={budget.arena}, layers {stuck}"
             )
@@ -183,8 +183,9 @@ class BitSearch:
         for name, limit in budget.limits().items():
             reached = getattr(cheapest, name, 0)
             if reached > limit:
-                raise ValueError(
-                    f"The budget cannot be kept. The smallest `{name}` that can be reached is {reached}, "
+                more = " or more, for the arena's sake" * (budget.arena is not None)
+                raise BudgetError(
+                    f"The budget cannot be kept. The smallest `{name}` that can be reached is {reached}{more}, "
                     f"with bits {least}; raise the limit, or allow fewer bits. "
                     f"Received: {budget.limits()}"
                 )

@@ -11,6 +11,10 @@ _UNITS = {"": 1, "B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
 
+class BudgetError(ValueError):
+    """A budget that cannot be kept; the message says what stands against it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """Upper limits, all of which hold; at least one must be given.

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_lowbit.config import MAX_BITS, MIN_BITS, PTQConfig
+from keras_lowbit.checks import MAX_BITS, MIN_BITS
+from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.placement import place
 

@@ -13,7 +13,7 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.export.arena import measure_arena
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.search.bit_search import BitSearch
-from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.budget import Budget, BudgetError
 from keras_lowbit.search.file_sizes import PACKING, STRIP, TARGET
 
 ATTEMPTS = 3
@@ -33,7 +33,7 @@ def quantize_within(
       quantize_with: quantizes with a configuration; its second argument counts the attempts from 0.
 
     Raises:
-      ValueError: the budget cannot be kept.
+      BudgetError: the budget cannot be kept.
     """
     room = budget
     for attempt in range(ATTEMPTS):
@@ -44,7 +44,7 @@ def quantize_within(
         logging.warning("keras_lowbit: above the budget once trained by %s; once more", excess)
         smaller = {name: max(getattr(room, name) - bytes_, 1) for name, bytes_ in excess.items()}
         room = dataclasses.replace(room, **smaller)
-    raise ValueError(
+    raise BudgetError(
         f"The trained network still exceeded the budget after {ATTEMPTS} attempts; ask for a little less. "
         f"Received: {budget.limits()}, exceeded by {excess} bytes"
     )

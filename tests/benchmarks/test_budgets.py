@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.budgets import render
+from benchmarks.budgets import plan, render
 from benchmarks.budgets.measure import measure
 from benchmarks.budgets.plan import (
     ARENA,
@@ -22,6 +23,7 @@ from benchmarks.budgets.plan import (
     WIDTHS,
     Cell,
     cells,
+    known_rows,
 )
 from benchmarks.study.tasks import Samples, Task
 from models import digits
@@ -102,3 +104,15 @@ def test_a_front_of_fewer_points_shows_none_twice(rows: dict[str, dict[str, Any]
     again = last | {"number": last["promised"]["points"]}
     page = render.page([last, again], Path("budgets.svg"))
     assert page.count(f"| {FRONT} |") == 1
+
+
+def test_rows_are_found_again_until_what_is_asked_changes(
+    rows: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    earlier = [row | {"key": "of an earlier version"} for row in rows.values()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in earlier))
+    assert [row["key"] for row in known_rows(path)] == [row["key"] for row in rows.values()]
+    monkeypatch.setitem(plan.SHARES, FLASH, {"flash": 0.4})
+    changed = {row["kind"] for row in known_rows(path) if row["key"] != rows[row["kind"]]["key"]}
+    assert changed == {FLASH}

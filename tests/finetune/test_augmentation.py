@@ -135,6 +135,6 @@ def test_what_does_not_fit_the_input_is_refused_before_any_work(name: str) -> No
 def test_unknown_names_are_refused() -> None:
     for name in ("flip", "auto+flip", ""):
         with pytest.raises(
-            ValueError, match=f"`augment` must be one or several of .*augment='{re.escape(name)}'"
+            ValueError, match=f"`augment` must be one of .*augment='{re.escape(name)}'"
         ):
             PTQConfig(augment=name)

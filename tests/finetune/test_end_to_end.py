@@ -13,6 +13,7 @@ from networks import chain
 
 from keras_lowbit import PTQConfig
 from keras_lowbit.callbacks import Callback, CallbackList, History
+from keras_lowbit.finetune import end_to_end
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
@@ -125,6 +126,34 @@ def test_only_what_is_named_moves(named: Any, moved: set[str]) -> None:
     tune(qmodel, tune=named)
     assert changed(qmodel, before) <= moved
     assert changed(qmodel, before) >= moved - {"output_zero_point"}
+
+
+@pytest.mark.parametrize(
+    ("named", "distils"), [("bias", False), ("kernel", True), (("activation_range", "bias"), True)]
+)
+def test_only_the_papers_form_takes_outputs_and_samples_as_they_are(
+    named: Any, distils: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = set()
+    divergence, augmentation_for = end_to_end.divergence, end_to_end.augmentation_for
+
+    def watched_divergence(*arguments: Any) -> Any:
+        called.add("divergence")
+        return divergence(*arguments)
+
+    def watched_augmentation(*arguments: Any) -> Any:
+        augmentation = augmentation_for(*arguments)
+
+        def watched(*arguments: Any) -> Any:
+            called.add("augmentation")
+            return augmentation(*arguments)
+
+        return watched
+
+    monkeypatch.setattr(end_to_end, "divergence", watched_divergence)
+    monkeypatch.setattr(end_to_end, "augmentation_for", watched_augmentation)
+    tune(calibrated(), tune=named, tune_steps=2)
+    assert called == ({"divergence", "augmentation"} if distils else set())
 
 
 @pytest.mark.parametrize("fields", [{"tune_steps": 0}, {"tune": ()}])
