@@ -16,13 +16,14 @@ from keras_lowbit.reader import UnsupportedModelError
 from keras_lowbit.recipes import RECIPES
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
-from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.budget import Budget, BudgetError
 from keras_lowbit.search.front import Front, pareto
 from keras_lowbit.version import __version__
 
 __all__ = [
     "RECIPES",
     "Budget",
+    "BudgetError",
     "Converter",
     "Cost",
     "Front",

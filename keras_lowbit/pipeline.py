@@ -82,8 +82,9 @@ def quantize(
       The quantized model: a tf_keras model that simulates it, and everything to export it.
 
     Raises:
-      ValueError: a model or data that cannot be quantized; the message names the layer or input. Or a
-        budget that cannot be kept; the message says the least that can be reached.
+      ValueError: a model or data that cannot be quantized; the message names the layer or input.
+      BudgetError: a ValueError, a budget that cannot be kept; the message says the least that can be
+        reached.
 
     Example:
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])

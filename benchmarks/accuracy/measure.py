@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from typing import Any
 
 import tf_keras
 
 import keras_lowbit
 from benchmarks.accuracy.plan import Cell
-from benchmarks.intervals import Agreement
 from benchmarks.rows import Row, source_hash, versions
+from benchmarks.scores import scores
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import Task, one_task
 
-BATCH = 256
 SOURCE = source_hash()  # now, as the package is imported: files may change under a long run
 
 
@@ -41,21 +39,11 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         verbose=0,
     )
     done = time.monotonic(), time.process_time()
-    right = [
-        network.predict(samples.x_test, batch_size=BATCH, verbose=0).argmax(axis=1)
-        == samples.y_test
-        for network in (qmodel.teacher, qmodel.model)
-    ]
     row = {
         "key": cell.key, "task": cell.task, "recipe": cell.recipe, "setting": cell.setting,
         "seed": cell.seed,
-        "accuracy": {
-            name: float(hits.mean())
-            for name, hits in zip(("float", "quantized"), right, strict=True)
-        },
-        "agreement": Agreement.of(*right)._asdict(), "test_samples": len(samples.x_test),
-        "calibration_samples": qmodel.calibration_samples, "units": qmodel.history,
-        "weight_bits": _bits(qmodel), "cost": dataclasses.asdict(qmodel.cost()),
+        **scores(qmodel, samples),
+        "units": qmodel.history, "cost": dataclasses.asdict(qmodel.cost()),
         "seconds": {
             "quantize": round(done[0] - loaded[0], 2), "cpu": round(done[1] - loaded[1], 2),
             "all": round(time.monotonic() - started, 2),
@@ -66,7 +54,3 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     tf_keras.backend.clear_session()
     gc.collect()
     return row
-
-
-def _bits(qmodel: keras_lowbit.QuantizedModel) -> dict[str, Any]:
-    return {name: q.spec.bits for name, q in qmodel.student.weight_quantizers.items()}

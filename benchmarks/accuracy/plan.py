@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, read_rows, short_hash
-from benchmarks.study.plan import full_config
+from benchmarks.rows import Row, short_hash
+from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import RECIPES, Budget, PTQConfig
 
@@ -94,17 +93,8 @@ def cells(
 
 
 def known_rows(path: Path) -> list[Row]:
-    """The rows of a file with their keys as of today.
-
-    A field that the configuration has got since a row was measured counts at its default; a row
-    with a field that is no more keeps its key.
-    """
-    return [row | {"key": _key_today(row)} for row in read_rows(path)]
-
-
-def _key_today(row: Row) -> str:
-    try:
-        config = full_config(PTQConfig.from_json(json.dumps(row["config"])))
-    except ValueError:
-        return row["key"]
-    return _key(row["task"], row["setting"], config, row["seed"])
+    """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
+    return rows_of_today(
+        path,
+        lambda row, config: _key(row["task"], row["setting"], full_config(config), row["seed"]),
+    )

@@ -13,15 +13,13 @@ import tf_keras
 
 import keras_lowbit
 from benchmarks.budgets.plan import FRONT, POINTS, RECIPE, SEED, SHARES, Cell
-from benchmarks.intervals import Agreement
 from benchmarks.rows import Row, source_hash, versions
+from benchmarks.scores import scores
 from benchmarks.study.plan import full_config
-from benchmarks.study.tasks import Samples, Task, one_task
-from keras_lowbit import Budget, Front, PTQConfig, QuantizedModel
+from benchmarks.study.tasks import Task, one_task
+from keras_lowbit import Budget, BudgetError, Front, PTQConfig, QuantizedModel
 from keras_lowbit.export.arena import measure_arena
-from keras_lowbit.search.budget import BudgetError
 
-BATCH = 256
 SOURCE = source_hash()  # now, as the package is imported: files may change under a long run
 
 
@@ -57,7 +55,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         found = {"refused": str(error), "accuracy": {}}
     ended = time.monotonic(), time.process_time()
     if not found["refused"]:
-        found |= _found(qmodel, samples)
+        found |= {"reached": costs(qmodel), **scores(qmodel, samples)}
     row = {
         "key": cell.key, "task": cell.task, "kind": cell.kind, "number": cell.number,
         "recipe": RECIPE, "seed": SEED, "promised": promised, **found,
@@ -71,25 +69,6 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     tf_keras.backend.clear_session()
     gc.collect()
     return row
-
-
-def _found(qmodel: QuantizedModel, samples: Samples) -> dict[str, Any]:
-    """What came out."""
-    right = [
-        network.predict(samples.x_test, batch_size=BATCH, verbose=0).argmax(axis=1)
-        == samples.y_test
-        for network in (qmodel.teacher, qmodel.model)
-    ]
-    return {
-        "reached": costs(qmodel),
-        "weight_bits": {n: q.spec.bits for n, q in qmodel.student.weight_quantizers.items()},
-        "accuracy": {
-            name: float(hits.mean())
-            for name, hits in zip(("float", "quantized"), right, strict=True)
-        },
-        "agreement": Agreement.of(*right)._asdict(), "test_samples": len(samples.x_test),
-        "calibration_samples": qmodel.calibration_samples,
-    }  # fmt: skip
 
 
 def costs(qmodel: QuantizedModel) -> dict[str, float]:

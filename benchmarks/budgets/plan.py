@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, read_rows, short_hash
-from benchmarks.study.plan import full_config
+from benchmarks.rows import Row, short_hash
+from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import RECIPES, PTQConfig
 
 TASKS = MAIN_TASKS
 FRONT, SAME = "front", "same bits"
 FLASH, ARENA, BOPS = "flash", "flash and arena", "bops"
-GRIDS = {
-    "2 bits, narrow": "narrow",
-    "2 bits, full": "full",
-}  # the same bits, other grids than the default's
+# The same bits everywhere on other grids than the default's.
+GRIDS = {"2 bits, narrow": "narrow", "2 bits, full": "full"}
 KINDS = (FRONT, SAME, *GRIDS, FLASH, ARENA, BOPS)
 RECIPE, SEED = "fast", 0  # of all of them
 POINTS = 6  # of a front
@@ -88,17 +85,8 @@ def cells(tasks: Iterable[str]) -> list[Cell]:
 
 
 def known_rows(path: Path) -> list[Row]:
-    """The rows of a file with their keys as of today.
-
-    A field that the configuration has got since a row was measured counts at its default; a row
-    with a field that is no more keeps its key.
-    """
-    return [row | {"key": _key_today(row)} for row in read_rows(path)]
-
-
-def _key_today(row: Row) -> str:
-    try:
-        config = full_config(PTQConfig.from_json(json.dumps(row["config"])))
-    except ValueError:
-        return row["key"]
-    return _key(row["task"], row["kind"], row["number"], config)
+    """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
+    return rows_of_today(
+        path,
+        lambda row, config: _key(row["task"], row["kind"], row["number"], full_config(config)),
+    )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, read_rows, short_hash
-from benchmarks.study.plan import full_config
+from benchmarks.rows import Row, short_hash
+from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import PTQConfig
 
@@ -115,19 +114,11 @@ def _cells_of(task: str, widths: tuple[int, ...], fields: dict[str, Any]) -> Ite
 
 
 def known_rows(path: Path) -> list[Row]:
-    """The rows of a file with their keys as of today.
-
-    A field that a configuration has got since the row was measured counts at its default; a row
-    with a field that is no more keeps its key.
-    """
-    return [row | {"key": _key_today(row)} for row in read_rows(path)]
+    """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
+    return rows_of_today(path, _key_of)
 
 
-def _key_today(row: Row) -> str:
-    try:
-        config = row["config"] and PTQConfig.from_json(json.dumps(row["config"]))
-    except ValueError:
-        return row["key"]
+def _key_of(row: Row, config: PTQConfig | None) -> str:
     return Cell(
         row["task"], row["tool"], row["variant"], row["weight_bits"], row["device"], config,
         row["seed"], row["limit"],

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, read_rows, short_hash
-from benchmarks.study.plan import full_config
+from benchmarks.rows import Row, short_hash
+from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import PTQConfig
 from keras_lowbit.recipes import fields_of
@@ -151,20 +150,12 @@ def cells(
 
 
 def known_rows(path: Path) -> list[Row]:
-    """The rows of a file with their keys as of today.
-
-    A field that our configuration has got since a row was measured counts at its default; a row
-    with a field that is no more keeps its key.
-    """
-    return [row | {"key": _key_today(row)} for row in read_rows(path)]
+    """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
+    return rows_of_today(path, _key_of)
 
 
-def _key_today(row: Row) -> str:
-    try:
-        config = row["config"] and full_config(PTQConfig.from_json(json.dumps(row["config"])))
-    except ValueError:
-        return row["key"]
+def _key_of(row: Row, config: PTQConfig | None) -> str:
     return short_hash([
-        row["task"], row["tool"], row["variant"], row["options"], row["setting"], config,
-        row["seed"], row["threads"],
+        row["task"], row["tool"], row["variant"], row["options"], row["setting"],
+        config and full_config(config), row["seed"], row["threads"],
     ])  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,29 @@ class Cell:
         return f"{self.task} {self.variable} {self.setting} seed {self.seed}"
 
 
-def known_rows(path: Path) -> list[Row]:
+def rows_of_today(path: Path, key_of: Callable[[Row, Any], str]) -> list[Row]:
     """The rows of a file with their keys as of today.
 
-    A field that a configuration or variable has got since the row was measured counts at its
+    A field that a configuration or variable has got since a row was measured counts at its
     default, so that rows outlive it; a row with a field that is no more keeps its key.
+
+    Args:
+      path: of the file.
+      key_of: the key of what a row measured, from the row and its configuration, if it has one.
     """
-    return [row | {"key": _key_today(row)} for row in read_rows(path)]
+
+    def key_today(row: Row) -> str:
+        try:
+            config = row["config"] and PTQConfig.from_json(json.dumps(row["config"]))
+            return key_of(row, config)
+        except ValueError:
+            return row["key"]
+
+    return [row | {"key": key_today(row)} for row in read_rows(path)]
 
 
-def _key_today(row: Row) -> str:
-    try:
-        config = PTQConfig.from_json(json.dumps(row["config"]))
-        return Cell(row["grid"], row["task"], "", "", config, row["seed"]).key
-    except ValueError:
-        return row["key"]
+def known_rows(path: Path) -> list[Row]:
+    """The rows of a file; see :func:`rows_of_today`."""
+    return rows_of_today(
+        path, lambda row, config: Cell(row["grid"], row["task"], "", "", config, row["seed"]).key
+    )

@@ -166,6 +166,21 @@ def test_nothing_to_do(fields: dict[str, Any]) -> None:
     assert history.units == []
 
 
+def test_a_network_whose_ranges_are_not_its_layers_to_move() -> None:
+    """The input is concatenated behind the only layer, so that their range reaches further than it."""
+
+    def network(keras: Any) -> Any:
+        image = keras.Input((6,), name="image")
+        dense = keras.layers.Dense(6, name="only")(image)
+        return keras.Model(image, keras.layers.Concatenate(name="both")([image, dense]))
+
+    qmodel = calibrated(network=network)
+    before = qmodel.student.values()
+    record = tune(qmodel, tune="activation_range", tune_steps=2)
+    assert changed(qmodel, before) == set()
+    assert record["error_before"] == record["error_after"] > 0
+
+
 def test_a_network_without_biases() -> None:
     """No bias to tune: nothing happens, and nothing breaks."""
     network = chain((6,), lambda k: k.Dense(4, use_bias=False, name="only"))

@@ -11,7 +11,7 @@ import pytest
 import uneven
 
 import keras_lowbit
-from keras_lowbit import Budget, PTQConfig, QuantizedModel
+from keras_lowbit import Budget, BudgetError, PTQConfig, QuantizedModel
 from keras_lowbit.export import runtimes
 from keras_lowbit.search.bit_search import BitSearch
 from keras_lowbit.search.within_budget import ATTEMPTS, quantize_within
@@ -88,7 +88,7 @@ def test_a_file_that_grew_in_training_is_made_again(search: BitSearch, tmp_path:
 
 def test_a_file_that_stays_too_large_is_refused(search: BitSearch) -> None:
     wide = pipelines.quantized(uneven.model(), PTQConfig(8, optimize=(), tune_steps=0))
-    with pytest.raises(ValueError, match=f"after {ATTEMPTS} attempts"):
+    with pytest.raises(BudgetError, match=f"after {ATTEMPTS} attempts"):
         quantize_within(Budget(flash=10_500), search, lambda config, attempt: wide)
 
 
