@@ -131,5 +131,6 @@ class StopOnNaN(Callback):
         if loss != loss:
             raise ValueError(
                 f"The reconstruction of unit {self._name!r} diverged: the loss is NaN at step "
-                f"{step}. Lower the learning rate of the optimization variable."
+                f"{step}. Check the scaling of the data, or lower `learning_rate`, or `tune_learning_rate` for "
+                f"the end-to-end stage. Received: a loss of {loss}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 MIN_BITS, MAX_BITS = 2, 8
@@ -27,6 +28,46 @@ def check_bits(name: str, bits: Any, wide: bool = False) -> None:
             f"`{name}` must be an integer from {MIN_BITS} to {MAX_BITS}, since codes are stored in "
             f"int8 containers{also}. Received: {name}={bits!r}"
         )
+
+
+def check_flag(name: str, given: Any) -> None:
+    """Refuse what is neither True nor False; "false" would count as true.
+
+    Raises:
+      ValueError: with the name of the field.
+    """
+    if not isinstance(given, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={given!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what NumPy takes no generator from.
+
+    Raises:
+      ValueError: no integer, or a negative one.
+    """
+    is_integer = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    if not is_integer or seed < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+
+
+def as_items(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """A mapping from patterns of layer names, or its items; lists become tuples.
+
+    Raises:
+      ValueError: anything else.
+    """
+    items = given.items() if isinstance(given, Mapping) else given
+    try:
+        pairs = [] if isinstance(items, str) else [(pattern, bits) for pattern, bits in items]
+    except (TypeError, ValueError):
+        pairs = [(None, None)]
+    if isinstance(items, str) or not all(isinstance(pattern, str) for pattern, _ in pairs):
+        raise ValueError(
+            f"`{name}` must map patterns of layer names to bits, e.g. {{'conv2d_3|dense': 8}}. "
+            f"Received: {name}={given!r}"
+        )
+    return tuple((p, tuple(bits) if isinstance(bits, list) else bits) for p, bits in pairs)
 
 
 def as_tuple(name: str, given: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_lowbit.checks import MAX_BITS, as_tuple, check_bits
+from keras_lowbit.checks import MAX_BITS, as_items, as_tuple, check_bits, check_flag
 
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
@@ -117,8 +117,8 @@ class PTQConfig:
         tuned at a tenth of it, in units of themselves and of the layer's output range.
       augment: what else that stage (not the paper's form) learns from, made of the samples: "mixup",
         blends of two; "images", shifted and mirrored; "series", shifted along the first axis, the
-        time; "none"; "auto", by their shape: "images" of three channels, "series" of others with two
-        axes or more, "mixup" of vectors. Several are joined by "+": "auto+mixup".
+        time, of 10 places or more; "none"; "auto", by their shape: "images" of three channels, "series"
+        of others with two axes or more, "mixup" of vectors and short series. Several are joined by "+": "auto+mixup".
       calibration_samples: most samples taken from the calibration data.
     """
 
@@ -147,16 +147,11 @@ class PTQConfig:
     calibration_samples: int = 1024
 
     def __post_init__(self) -> None:
-        items = self.layer_bits.items() if isinstance(self.layer_bits, Mapping) else self.layer_bits
-        if items is None or isinstance(items, str):
-            raise ValueError(
-                "`layer_bits` must map patterns of layer names to bits, e.g. {'conv2d_3|dense': 8}. "
-                f"Received: layer_bits={items!r}"
-            )
-        pairs = tuple((p, tuple(b) if isinstance(b, (list, tuple)) else b) for p, b in items)
-        object.__setattr__(self, "layer_bits", pairs)
+        object.__setattr__(self, "layer_bits", as_items("layer_bits", self.layer_bits))
         for name in ("optimize", "tune"):
             object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        for name in ("fold_batch_norm", "equalize", "correct_bias"):
+            check_flag(name, getattr(self, name))
         check_bits("weight_bits", self.weight_bits)
         for name in ("activation_bits", "linear_activation_bits", "input_bits"):
             check_bits(name, getattr(self, name), wide=True)

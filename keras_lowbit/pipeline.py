@@ -15,6 +15,7 @@ from absl import logging
 from keras_lowbit._keras import load_float_model
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
 from keras_lowbit.checkpoint import Checkpoint, digest
+from keras_lowbit.checks import check_seed
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import SOURCE, samples_for
 from keras_lowbit.finetune.augmentation import augmentation_for
@@ -90,6 +91,7 @@ def quantize(
       >>> qmodel = keras_lowbit.quantize(model, x_train[:512])
       >>> qmodel.export("model.tflite")
     """
+    check_seed(seed)
     config = resolve(config, weight_bits, activation_bits, recipe)
     _check_budget(budget, candidate_bits, weight_bits)
     model = load_float_model(model)
@@ -111,7 +113,8 @@ def quantize(
 
     if budget is None:
         return with_config(config)
-    search = BitSearch(source, inputs, config, candidate_bits or CANDIDATE_BITS, verbose)
+    widths = CANDIDATE_BITS if candidate_bits is None else candidate_bits
+    search = BitSearch(source, inputs, config, widths, verbose)
     return quantize_within(budget, search, with_config)
 
 

@@ -13,6 +13,7 @@ from benchmarks.rows import Row, short_hash
 from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import RECIPES, Budget, PTQConfig
+from keras_lowbit.search.choice import CANDIDATE_BITS
 
 TASKS = MAIN_TASKS
 # Uniform: weights, activations and the network's input; "WxA8": weights alone.
@@ -71,7 +72,8 @@ class Cell:
 
 
 def _key(task: str, setting: str, config: dict[str, Any], seed: int) -> str:
-    return short_hash([task, setting == MIXED, config, seed])
+    searched = [AVERAGE_BITS, CANDIDATE_BITS] if setting == MIXED else False
+    return short_hash([task, searched, config, seed])
 
 
 def cells(

@@ -12,6 +12,7 @@ from benchmarks.rows import Row, short_hash
 from benchmarks.study.plan import full_config, rows_of_today
 from benchmarks.study.tasks import MAIN_TASKS
 from keras_lowbit import RECIPES, PTQConfig
+from keras_lowbit.search.choice import CANDIDATE_BITS
 
 TASKS = MAIN_TASKS
 FRONT, SAME = "front", "same bits"
@@ -63,7 +64,8 @@ class Cell:
 
 def _key(task: str, kind: str, number: int, config: dict[str, Any]) -> str:
     asked = SHARES.get(kind, POINTS if kind == FRONT else None)
-    return short_hash([task, kind, number, asked, config, SEED])
+    searched = [asked, CANDIDATE_BITS] if asked else None
+    return short_hash([task, kind, number, searched, config, SEED])
 
 
 def cells(tasks: Iterable[str]) -> list[Cell]:

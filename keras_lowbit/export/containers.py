@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -55,6 +56,7 @@ def choose_containers(
 
     From the largest layer to the smallest, each gets the container with which the file comes out
     smallest, given those of the others; `packing` restricts the choice, of equals the simplest is taken.
+    That is done from several starts, and the smallest file is kept; no better one is ruled out.
 
     Args:
       lower: the program whose integers fit the containers given by layer.
@@ -79,8 +81,14 @@ def choose_containers(
             chosen = {**chosen, layer: min(sizes, key=sizes.__getitem__)}
         return chosen
 
-    # Layers share operator codes and equal tables, so that tables may pay together and not alone.
-    starts = [{layer: choices[layer][end] for layer in layers} for end in (0, -1)]
+    # Layers share operator codes and, along the same axis, equal tables: they may pay together and not alone.
+    kernels = kernel_names(trial)
+    axis = {layer: trial.tensors[kernels[layer]].axis for layer in layers}
+    axes = sorted(set(axis.values()))
+    starts = []
+    for ends in itertools.product((0, -1), repeat=len(axes)):
+        end = dict(zip(axes, ends, strict=True))
+        starts.append({layer: choices[layer][end[axis[layer]]] for layer in layers})
     best = min(map(improved, starts), key=size)
     chosen = {layer: name for layer, name in best.items() if name != "int8"}
     unfit = _beyond_xnnpack(lower(chosen)) if target == "litert" else []

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lowbit.graph import Graph
 
 LARGEST_SHIFT = 0.1  # of the axis
+SHORTEST = 10  # axis of a series; there a tenth is one place
 MIXED = 0.5  # share of the samples that are mixed
 COLOURS = 3
 SEEDS_APART = 7  # of what is done in turn; one step uses up to three seeds in a row
@@ -89,17 +90,23 @@ def _one(name: str, graph: Graph) -> Augmentation | None:
                 f"{axes} axes. Use 'auto' or 'mixup', which fit all, or 'none'. "
                 f"Received: augment={name!r}, samples of shape {node.shape}"
             )
+        if name == "series" and node.shape[0] < SHORTEST:
+            raise ValueError(
+                f"`augment` does nothing to the input {node.name!r}: series are shifted by up to a tenth, and "
+                f"need at least {SHORTEST} places along their first axis. Use 'auto', 'mixup' or 'none'. "
+                f"Received: augment={name!r}, samples of shape {node.shape}"
+            )
     return augmentation
 
 
 def _suited(shape: tuple[int, ...]) -> str:
-    """Colour images, something along an axis (of time, or a spectrogram's), or neither.
+    """Colour images, something along an axis (of time, or a spectrogram's) that is long enough, or neither.
 
     An image of one channel may be a spectrogram or a digit, which must not be mirrored.
     """
     if len(shape) == 3 and shape[-1] == COLOURS:
         return "images"
-    return "series" if len(shape) > 1 else "mixup"
+    return "series" if len(shape) > 1 and shape[0] >= SHORTEST else "mixup"
 
 
 def _shifted(x: tf.Tensor, axis: int, seed: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,7 @@ from keras_lowbit.quantizers.placement import fused_relu
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.reconstructor import relative_error
 from keras_lowbit.reconstruct.training import (
+    Loss,
     Redraw,
     TunedBias,
     attach,
@@ -82,8 +83,8 @@ def finetune(
 ) -> dict[str, Any]:
     """Tune the student in place.
 
-    What does not lower the loss on samples held out is undone: with few bits and few samples,
-    tuning may fit the samples alone.
+    What makes the loss worse on samples held out is undone: with few bits and few samples, tuning may
+    fit the samples alone. These are few, so a divergence has to be worse by more than its standard error.
 
     Args:
       student: reconstructed.
@@ -119,7 +120,7 @@ def finetune(
         loss = divergence(student.graph, network.outputs, power)
     unseen = [tf.constant(held_out[name]) for name in network.inputs]
     goal = float_network.map(unseen)
-    loss_before = float(loss(function.map(unseen), goal))
+    before_unseen = _by_sample(loss, function.map(unseen), goal)
     callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
     groups = movable_groups(student, network)
     rate = config.tune_learning_rate
@@ -133,12 +134,29 @@ def finetune(
         redraw=_redraw(student.graph, config, float_network),
         on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
     )  # fmt: skip
-    if float(loss(function.map(unseen), goal)) < loss_before:
+    harm = _by_sample(loss, function.map(unseen), goal) - before_unseen
+    if _is_kept(harm, config):
         record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
     else:
         student.assign(values)
     callbacks.on_unit_end(unit, dict(record))
     return record
+
+
+def _is_kept(harm: np.ndarray, config: PTQConfig) -> bool:
+    """Whether the stage is worth keeping, by what it adds to the loss of every sample held out."""
+    # Squared errors of outputs are well known from few samples; divergences are mostly those of a few.
+    chance = harm.std() / np.sqrt(len(harm)) if _distils(config) else 0.0
+    return bool(harm.mean() < chance)
+
+
+def _by_sample(loss: Loss, outputs: list[tf.Tensor], wanted: list[tf.Tensor]) -> np.ndarray:
+    """The loss of every sample by itself, float64 (samples,)."""
+    single = [
+        [[x[i : i + 1] for x in tensors] for i in range(len(tensors[0]))]
+        for tensors in (outputs, wanted)
+    ]
+    return np.array([float(loss(*pair)) for pair in zip(*single, strict=True)])
 
 
 def _variables(config: PTQConfig) -> tuple[LSQ | None, LSQ | None]:

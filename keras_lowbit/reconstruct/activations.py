@@ -95,6 +95,21 @@ def _joined(batches: Iterable[list[tf.Tensor]]) -> list[tf.Tensor]:
     return [tf.concat(column, axis=0) for column in zip(*batches, strict=True)]
 
 
+def evenly(arrays: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
+    """So many samples of each array, the same of all, from the first to the last at even distances.
+
+    The first ones alone may all be of one class.
+
+    Args:
+      arrays: (samples, ...), as many samples each.
+      count: at most.
+    """
+    arrays = list(arrays)
+    samples = len(arrays[0])
+    chosen = np.linspace(0, samples - 1, min(count, samples)).astype(int)
+    return [x[chosen] for x in arrays]
+
+
 def _unchanged(x: tf.Tensor) -> tf.Tensor:
     return x
 

@@ -25,10 +25,12 @@ class Moments:
       quantized: ``E[x_hat x_hat^T]``, float64 (groups, inputs, inputs); one group, but for a
         depthwise convolution one per channel.
       cross: ``E[x_hat x^T]``, the same shape.
+      mean: what was subtracted from the inputs, float64 (groups, 1, inputs).
     """
 
     quantized: np.ndarray
     cross: np.ndarray
+    mean: np.ndarray | float = 0.0
 
     def to_matrix(self, kernel: np.ndarray) -> np.ndarray:
         """A kernel or its scale as (groups, inputs, outputs); inputs in the order of the moments."""
@@ -37,6 +39,12 @@ class Moments:
             return kernel.reshape(1, -1, kernel.shape[-1])
         height, width, _, multiplier = kernel.shape
         return kernel.transpose(2, 0, 1, 3).reshape(-1, height * width, multiplier)
+
+    def mean_output(self, kernel: np.ndarray) -> np.ndarray:
+        """What the subtracted mean would add to each output, float32 (outputs,), shaped as a bias."""
+        matrix = self.to_matrix(kernel.astype(np.float64))
+        mean = np.broadcast_to(self.mean, (len(matrix), 1, matrix.shape[1]))
+        return (mean @ matrix).astype(np.float32).reshape(-1)
 
     def from_matrix(self, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The inverse of :meth:`to_matrix`."""
@@ -88,7 +96,7 @@ def input_covariance(node: Node, batches: Iterable[tf.Tensor]) -> Moments:
         count += x.shape[1]
     mean = total / count * centred
     covariance = square / count - mean.transpose(0, 2, 1) * mean
-    return Moments(covariance, covariance)
+    return Moments(covariance, covariance, mean + np.asarray(origin))
 
 
 def _patches(node: Node, x: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.ranges import affine
-from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.activations import UnitFunction, evenly
 from keras_lowbit.reconstruct.units import find_units
 
 SAMPLES = 128
@@ -37,13 +37,13 @@ def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
 
     Args:
       student: calibrated; only scales and zero points of activations change.
-      inputs: calibration samples, float32 (samples, ...), by input node; the first 128 count.
+      inputs: calibration samples, float32 (samples, ...), by input node; 128 of them count.
     """
     units = find_units(student.graph, student.placement, "network")
     if not units:
         return
     function = UnitFunction(units[0], student.model, student)
-    few = [tf.constant(inputs[name][:SAMPLES]) for name in units[0].inputs]
+    few = [tf.constant(x) for x in evenly([inputs[n] for n in units[0].inputs], SAMPLES)]
     quantizers = student.activation_quantizers
     with contextlib.ExitStack() as floats:
         for quantizer in (*student.weight_quantizers.values(), *quantizers.values()):

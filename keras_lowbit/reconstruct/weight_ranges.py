@@ -20,7 +20,7 @@ from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.placement import Placement
-from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction
+from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction, evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
 from keras_lowbit.reconstruct.units import find_units
 
@@ -35,7 +35,7 @@ def match_layer_outputs(student: Student, teacher: Any, inputs: Mapping[str, np.
     Args:
       student: calibrated; only weight scales change.
       teacher: the float model of the same graph.
-      inputs: calibration samples, float32 (samples, ...), by input node; the first 256 count.
+      inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
     """
     for name, covariance in input_covariances(student.graph, student.placement, teacher, inputs):
         quantizer = student.weight_quantizers[name]
@@ -52,10 +52,11 @@ def input_covariances(
       graph: the structure of ``model``.
       placement: of the same graph; says what is computed at a time.
       model: functional, its layers named as the nodes.
-      inputs: calibration samples, float32 (samples, ...), by input node; the first 256 count.
+      inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
     """
     units = find_units(graph, placement, "layer")
-    cache = ActivationCache({name: x[:SAMPLES] for name, x in inputs.items()}, units)
+    few = dict(zip(inputs, evenly(inputs.values(), SAMPLES), strict=True))
+    cache = ActivationCache(few, units)
     for index, unit in enumerate(units):
         for name in unit.layers:
             front = dataclasses.replace(unit, inner=(), outputs=graph[name].inputs)

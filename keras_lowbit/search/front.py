@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from keras_lowbit._keras import load_float_model
+from keras_lowbit.checks import check_seed
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import samples_for
 from keras_lowbit.reader import read
@@ -117,6 +118,7 @@ def pareto(
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise ValueError(f"`points` must be an integer of at least 2. Received: points={points!r}")
+    check_seed(seed)
     config = resolve(config, None, None, recipe)
     source = read(load_float_model(model))
     data = samples_for(calib_ds, source, config, seed)

@@ -4,8 +4,9 @@ The kernel of one layer of the float model is rounded to each width in turn, eve
 float, and the squared error of the network's outputs, before a softmax or sigmoid, is taken relative
 to their mean square. Effects of several layers are taken to add up.
 
-That is before reconstruction and tuning, which repair most of it. It ranks choices, and does not foretell
-what remains.
+Scales are those of least error at the layer's output, and the bias makes up for the mean of that error:
+what any reconstruction repairs is not to count. What it repairs beyond that does, so that the measure ranks
+choices, and does not foretell what remains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
 from keras_lowbit.quantizers.ranges import first_method, weight_scale
-from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.activations import UnitFunction, evenly
 from keras_lowbit.reconstruct.units import find_units
 from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
 
@@ -62,9 +63,9 @@ def measure(
 
     Args:
       graph: folded, with ``Quantize`` nodes.
-      inputs: calibration samples, float32 (samples, ...), by input node; the first 256 count.
+      inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
       candidates: widths by layer; of a single width the harm is 0, as there is nothing to choose.
-      config: ``weight_grid`` and ``weight_range`` matter.
+      config: ``weight_grid`` and ``weight_range`` (of the scales to begin with) matter.
       on_layer_end: called with the index of each layer.
 
     Returns:
@@ -74,29 +75,27 @@ def measure(
     placement = place(graph, config)
     network = find_units(graph, placement, "network")[0]
     function = UnitFunction(network, model, None)
-    few = [tf.constant(inputs[name][:SAMPLES]) for name in network.inputs]
+    few = [tf.constant(x) for x in evenly([inputs[name] for name in network.inputs], SAMPLES)]
     wanted = function.map(few)
     power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
     loss = squared_error(power)
-    covariances = {}
-    if config.weight_range == "output":
-        covariances = dict(input_covariances(graph, placement, model, inputs))
-    found: Widths = {}
-    for index, (name, choices) in enumerate(candidates.items()):
-        kernel = _kernel(model, name)
-        floats = kernel.numpy()
+    found: Widths = {name: {} for name in candidates}
+    for index, (name, moments) in enumerate(input_covariances(graph, placement, model, inputs)):
+        kernel, bias = (_variable(model, name, role) for role in ("kernel", "bias"))
+        floats, own_bias = kernel.numpy(), bias.numpy() if bias is not None else None
         axis = LAYERS[graph[name].kind].kernel_axis
-        found[name] = {}
+        choices = candidates[name]
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
             scale = weight_scale(floats, spec, first_method(config.weight_range))
-            if name in covariances:
-                scale = output_scale(floats, scale, spec, covariances[name])
+            scale = output_scale(floats, scale, spec, moments)
             codes = quantize(floats, scale, spec.zero_point, spec.qmin, spec.qmax)
             rounded = dequantize(codes, scale, spec.zero_point).numpy()
             harm = 0.0
             if len(choices) > 1:
                 kernel.assign(rounded)
+                if bias is not None:
+                    bias.assign(own_bias + moments.mean_output(floats - rounded))
                 harm = float(loss(function.map(few), wanted))
                 if not np.isfinite(harm):
                     raise ValueError(
@@ -106,10 +105,12 @@ def measure(
                     )
             found[name][bits] = Width(bits, rounded, scale, harm)
         kernel.assign(floats)
+        if bias is not None:
+            bias.assign(own_bias)
         on_layer_end(index)
     return found
 
 
-def _kernel(model: Any, name: str) -> Any:
-    """The kernel variable of a layer."""
-    return next(v for v in model.get_layer(name).weights if role_of(v.name) == "kernel")
+def _variable(model: Any, name: str, role: str) -> Any:
+    """A variable of a layer, None if there is no such."""
+    return next((v for v in model.get_layer(name).weights if role_of(v.name) == role), None)

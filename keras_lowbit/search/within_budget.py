@@ -33,21 +33,28 @@ def quantize_within(
       quantize_with: quantizes with a configuration; its second argument counts the attempts from 0.
 
     Raises:
-      BudgetError: the budget cannot be kept.
+      BudgetError: the budget cannot be kept; also if fewer bits are needed than there are, once trained.
     """
-    room = budget
-    for attempt in range(ATTEMPTS):
-        qmodel = quantize_with(search.within(room).config, attempt)
+    room, choice, attempt = budget, search.within(budget), 0
+    while True:
+        qmodel = quantize_with(choice.config, attempt)
         excess = _excess(qmodel, budget)
         if not excess:
             return qmodel
-        logging.warning("keras_lowbit: above the budget once trained by %s; once more", excess)
         smaller = {name: max(getattr(room, name) - bytes_, 1) for name, bytes_ in excess.items()}
-        room = dataclasses.replace(room, **smaller)
-    raise BudgetError(
-        f"The trained network still exceeded the budget after {ATTEMPTS} attempts; ask for a little less. "
-        f"Received: {budget.limits()}, exceeded by {excess} bytes"
-    )
+        room, attempt = dataclasses.replace(room, **smaller), attempt + 1
+        too_large = (
+            f"The trained network exceeds the budget by {excess} bytes, in {attempt} attempts: training "
+            "changes which codes occur. Allow a little more, or fewer bits. "
+            f"Received: {budget.limits()}"
+        )
+        if attempt == ATTEMPTS:
+            raise BudgetError(too_large)
+        try:
+            choice = search.within(room)
+        except BudgetError as error:
+            raise BudgetError(too_large) from error
+        logging.warning("keras_lowbit: above the budget once trained by %s; once more", excess)
 
 
 def _excess(qmodel: QuantizedModel, budget: Budget) -> dict[str, int]:

@@ -239,13 +239,25 @@ def test_page_of_rows() -> None:
     assert line.endswith("| 400 | 800 | 8.0 |")
     # The rival that trains on labels is not among those expected to be less accurate.
     [line] = lines_with(page, f"| {TASKS['res8'].network} | W4A8 |")
-    assert "| MCT GPTQ 5 epochs | yes |" in line
-    assert line.endswith("| GPTQ 5 epochs +1.70: 40.0 × fast | yes |")
+    assert "| MCT GPTQ 5 epochs | yes, so far |" in line
+    assert line.endswith("| GPTQ 5 epochs +1.70: 40.0 × fast | yes, so far |")
     [line] = lines_with(page, "no such type")
     assert "TFLiteConverter int8 W4A8, TFLiteConverter int8 W2A8. Refused" in line
     assert "- ai-edge-quantizer MSE W4A8. 4 of 10 kernels have eight bits" in page
     assert lines_with(page, "| W2A8 | keras_lowbit default | – |")
     assert lines_with(page, "| W2A8 | TFLiteConverter int8 | refused |")
+
+
+def test_what_is_said_of_a_setting_without_gaps() -> None:
+    planned = cells(["res8"], ["W4A8"])
+    rows = [row_of(cell, (800, 72, 0, 128), 400) for cell in planned]
+    rows[0] = row_of(planned[0], (860, 12, 10, 118), 50)
+    [line] = lines_with(render.page(planned, rows), f"| {TASKS['res8'].network} | W4A8 |")
+    assert line.count("| yes |") == 2
+    assert "GPTQ 5 epochs +7.20: 8.0 × default; GPTQ 50 epochs +7.20: 8.0 × default" in line
+    rows[0] = row_of(planned[0], (790, 82, 10, 118), 50)
+    [line] = lines_with(render.page(planned, rows), f"| {TASKS['res8'].network} | W4A8 |")
+    assert "| **no** |" in line
 
 
 def test_our_default_is_not_another_recipe() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,37 @@ def test_litert_runs_its_files(
     verification = qmodel.verify(path, networks.samples(qmodel.model, 4)[0])
     assert set(verification.runtimes) - {TWIN} == {"litert_ref", "litert"}
     assert verification.ok, verification
+
+
+def test_no_other_containers_make_a_smaller_file() -> None:
+    """Depthwise and other layers share no tables; each kind pays for its own, or for none."""
+    network = networks.chain(
+        (6, 6, 64),
+        lambda k: k.DepthwiseConv2D(3, name="depthwise"),
+        lambda k: k.Conv2D(64, 1, name="pointwise"),
+        lambda k: k.DepthwiseConv2D(3, name="depthwise_2"),
+        lambda k: k.Conv2D(64, 1, name="pointwise_2"),
+        lambda k: k.Flatten(),
+        lambda k: k.Dense(4, name="last"),
+    )
+    config = PTQConfig(3, 8, optimize=(), tune_steps=0)
+    qmodel = pipelines.quantized(networks.randomize(network(tf_keras)), config)
+    layers = ("depthwise", "pointwise", "depthwise_2", "pointwise_2", "last")
+    program = qmodel.to_program(dict.fromkeys(layers[:-1], "int4"))
+
+    def size(containers: Iterable[str]) -> int:
+        named = {n: c for n, c in zip(layers, containers, strict=True) if c != "int8"}
+        return flatbuffer.file_size(program, named, "micro")
+
+    chosen = choose_containers(
+        lambda named: qmodel.to_program(dict(named)), "auto", "micro", "tflm"
+    )
+    found = size(chosen.get(name, "int8") for name in layers)
+    every = itertools.product(*[("int8", "int4", "lut")] * 4, ("int8", "lut"))
+    assert found == min(map(size, every))
+    kinds = [chosen[name] for name in layers[:-1]]
+    assert kinds == ["int4", "lut", "int4", "lut"]  # of one kind alone the file would be larger
+    assert found < min(size([kind] * 4 + ["int8"]) for kind in ("int4", "lut"))
 
 
 def test_a_dense_layer_with_equal_scales_is_packed_for_tflm(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_images_are_shifted_by_up_to_a_tenth_and_half_of_them_mirrored() -> None
     assert mirrored == {False, True}
 
 
+def test_series_too_short_to_be_shifted_are_blended() -> None:
+    digits = IMAGES[:, :9, :9, :1]
+    np.testing.assert_array_equal(made("auto", digits), made("mixup", digits))
+    assert not np.array_equal(made("auto", IMAGES[:, :10])[0], IMAGES[:, :10])
+    with pytest.raises(
+        ValueError, match=r"at least 10 places.*Received: augment='series'.*\(9, 9, 1\)"
+    ):
+        made("series", digits)
+
+
 def test_series_move_along_the_first_axis_alone() -> None:
     [others] = made("series", IMAGES)
     shifts = set()

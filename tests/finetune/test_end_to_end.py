@@ -8,6 +8,7 @@ import networks
 import numpy as np
 import pipelines
 import pytest
+import tensorflow as tf
 import tf_keras
 from networks import chain
 
@@ -15,6 +16,7 @@ from keras_lowbit import PTQConfig
 from keras_lowbit.callbacks import Callback, CallbackList, History
 from keras_lowbit.finetune import end_to_end
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
+from keras_lowbit.finetune.losses import squared_error
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
 
@@ -75,6 +77,33 @@ def test_what_makes_it_worse_is_undone() -> None:
     record = tune(qmodel, tune="bias", tune_steps=3, tune_learning_rate=100.0)
     assert record["error_after"] == record["error_before"]
     assert changed(qmodel, before) == set()
+
+
+@pytest.mark.parametrize(
+    ("harm", "tune", "kept"),
+    [
+        ([-1.0, -1.0, 0.5], ("bias", "kernel"), True),
+        ([-1.0, 0.1, 0.1, 1.2], ("bias", "kernel"), True),  # 0.1 on average, known to 0.39
+        ([-1.0, 0.1, 0.1, 1.2], ("bias",), False),
+        ([0.1, 0.2, 0.1, 0.2], ("bias", "kernel"), False),
+        ([0.1], ("bias", "kernel"), False),
+        ([0.0, 0.0], ("bias", "kernel"), False),  # it did nothing
+        ([-1.0, np.nan], ("bias", "kernel"), False),
+    ],
+)
+def test_worse_by_more_than_chance(harm: list[float], tune: tuple[str, ...], kept: bool) -> None:
+    assert end_to_end._is_kept(np.array(harm), PTQConfig(tune=tune)) is kept
+
+
+def test_losses_of_samples_average_to_that_of_all() -> None:
+    outputs, wanted = (
+        [tf.constant(x, tf.float32) for x in np.random.default_rng(k).normal(size=(2, 7, 3))]
+        for k in range(2)
+    )
+    loss = squared_error([2.0, 3.0])
+    found = end_to_end._by_sample(loss, outputs, wanted)
+    assert found.shape == (7,)
+    assert found.mean() == pytest.approx(float(loss(outputs, wanted)), rel=1e-5)
 
 
 def test_what_is_held_out_is_the_rest_and_only_where_something_is_tuned() -> None:

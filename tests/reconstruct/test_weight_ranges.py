@@ -14,6 +14,7 @@ from networks import chain, randomize, residual, samples
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantizers.ranges import weight_scale
 from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.activations import evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
 from keras_lowbit.reconstruct.weight_ranges import FRACTIONS, input_covariances, output_scale
 
@@ -78,6 +79,38 @@ def test_covariance_of_a_large_mean() -> None:
     batches = [tf.constant(x[:200]), tf.constant(x[200:])]
     found = input_covariance(node, batches).quantized[0]
     np.testing.assert_allclose(found, np.cov(x.astype(np.float64).T, bias=True), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda k: k.Conv2D(3, 3, padding="same", name="layer"),
+        lambda k: k.DepthwiseConv2D(3, depth_multiplier=2, name="layer"),
+        lambda k: k.Conv2D(3, 2, use_bias=False, name="layer"),
+    ],
+    ids=["convolution", "depthwise", "no bias"],
+)
+def test_the_mean_of_an_output(layer: Any) -> None:
+    model = randomize(chain((6, 5, 4), layer)(tf_keras))
+    x = (np.random.default_rng(0).normal(size=(20, 6, 5, 4)) + 3.0).astype(np.float32)
+    node, built = read(model)["layer"], model.get_layer("layer")
+    found = input_covariance(node, [tf.constant(x[:8]), tf.constant(x[8:])])
+    kernel = built.weights[0].numpy()
+    if not built.use_bias:
+        np.testing.assert_array_equal(found.mean_output(kernel), np.zeros(3))
+        return
+    built.bias.assign(np.zeros_like(built.bias))
+    wanted = model.predict(x, verbose=0).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(found.mean_output(kernel), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_are_taken_from_all_over() -> None:
+    x, y = np.arange(1000), np.arange(1000)[::-1]
+    few, others = evenly([x, y], 5)
+    np.testing.assert_array_equal(few, [0, 249, 499, 749, 999])
+    np.testing.assert_array_equal(others, y[few])
+    np.testing.assert_array_equal(evenly([x], 5000)[0], x)
+    np.testing.assert_array_equal(evenly([x[:1]], 5)[0], [0])
 
 
 def test_by_hand() -> None:

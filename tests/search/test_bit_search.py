@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 
+import networks
+import numpy as np
 import pytest
+import tf_keras
 import uneven
 
 from keras_lowbit import Budget, PTQConfig
 from keras_lowbit.export import runtimes
+from keras_lowbit.reader import read
 from keras_lowbit.search.bit_search import BitSearch, Choice
 
 needs_tflm = pytest.mark.skipif(
@@ -27,6 +31,21 @@ def test_harm_falls_with_bits(search: BitSearch) -> None:
     assert list(search.widths) == ["small", "large", "hidden", "last"]
     for widths in search.widths.values():
         assert widths[2].harm > widths[3].harm > 10 * widths[8].harm >= 0
+
+
+def test_what_a_bias_can_take_is_no_harm() -> None:
+    """All samples alike: rounding a kernel shifts the outputs, which the bias makes up for."""
+    harm = {}
+    for use_bias in (True, False):
+        network = networks.chain(
+            (12,), lambda k, b=use_bias: k.Dense(9, use_bias=b, name="first"), lambda k: k.ReLU(),
+            lambda k: k.Dense(5, name="last"),
+        )  # fmt: skip
+        model = networks.randomize(network(tf_keras))
+        same = np.repeat(networks.samples(model, 1)[0], 16, axis=0)
+        widths = BitSearch(read(model), {"image": same}, uneven.RANGES_ONLY, (2, 8)).widths
+        harm[use_bias] = widths["first"][2].harm
+    assert harm[True] < 1e-9 < 1e-3 < harm[False]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.15, 0.3, 0.5, 0.7, 0.9, 1.0])

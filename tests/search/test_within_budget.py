@@ -88,8 +88,16 @@ def test_a_file_that_grew_in_training_is_made_again(search: BitSearch, tmp_path:
 
 def test_a_file_that_stays_too_large_is_refused(search: BitSearch) -> None:
     wide = pipelines.quantized(uneven.model(), PTQConfig(8, optimize=(), tune_steps=0))
-    with pytest.raises(BudgetError, match=f"after {ATTEMPTS} attempts"):
+    with pytest.raises(BudgetError, match=f"in {ATTEMPTS} attempts"):
         quantize_within(Budget(flash=10_500), search, lambda config, attempt: wide)
+
+
+def test_no_room_left_is_said_in_the_limits_that_were_given(search: BitSearch) -> None:
+    least = search.choice({name: min(widths) for name, widths in search.widths.items()}).flash
+    assert least is not None
+    wide = pipelines.quantized(uneven.model(), PTQConfig(8, optimize=(), tune_steps=0))
+    with pytest.raises(BudgetError, match=rf"in 1 attempts.*Received: \{{'flash': {least}\}}"):
+        quantize_within(Budget(flash=least), search, lambda config, attempt: wide)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,10 @@ def test_a_file_that_stays_too_large_is_refused(search: BitSearch) -> None:
         ({"budget": Budget(flash=9000), "candidate_bits": (4,)}, "at least two different widths"),
         ({"budget": Budget(flash=9000), "candidate_bits": (4, 9)}, "widths from 2 to 8"),
         ({"budget": Budget(flash=9000), "candidate_bits": "2348"}, "at least two"),
+        ({"budget": Budget(flash=9000), "candidate_bits": ()}, "at least two different widths"),
         ({"budget": Budget(flash=900)}, "smallest `flash`"),
+        ({"seed": -1}, "at least 0. Received: seed=-1"),
+        ({"seed": 1.5}, "seed=1.5"),
     ],
 )
 def test_refused(arguments: dict[str, Any], message: str) -> None:
