@@ -90,7 +90,7 @@ def finetune(
       student: reconstructed.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node.
-      held_out: likewise, samples that nothing was fitted to; see :func:`hold_out`.
+      held_out: likewise, samples that nothing was trained on; see :func:`hold_out`.
       config: ``batch_size`` and the fields whose names begin with ``tune`` matter.
       callbacks: see one more unit, after the reconstruction.
       unit: its index for the callbacks.

@@ -136,7 +136,11 @@ class BitSearch:
             forbidden |= too_large or {(most, bits[most])}
 
     def _best(self, budget: Budget, forbidden: Set[tuple[str, int]]) -> dict[str, int]:
-        """The choice of least harm within all limits but the arena's."""
+        """The choice of least harm within all limits but the arena's.
+
+        Sums are kept exactly. Bytes of files are predicted, measured and predicted better, up to 16 times:
+        the choice fits, but a better one may be missed.
+        """
         harm = {
             name: {b: width.harm for b, width in widths.items() if (name, b) not in forbidden}
             for name, widths in self.widths.items()
