@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,9 @@ def read_rows(path: Path) -> list[Row]:
             ) from error
         rows.append(row)
     return rows
+
+
+def states_of_source(rows: Iterable[Row]) -> list[str]:
+    """What a page has to say where the source changed between its rows; nothing if it did not."""
+    count = len({row.get("source") for row in rows})
+    return [f"Rows were measured with {count} states of the source of keras_lowbit."] * (count > 1)

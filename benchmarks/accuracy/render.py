@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.accuracy.plan import MIXED, SETTINGS, TASKS
 from benchmarks.intervals import Agreement, bootstrap_interval
 from benchmarks.qat.render import drops as labelled_drops
-from benchmarks.rows import Row
+from benchmarks.rows import Row, states_of_source
 from benchmarks.study import paper
 from benchmarks.study.grids import VARIABLES
 from benchmarks.study.measured import MISSING, Statistic
@@ -37,7 +37,7 @@ def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
       rows: of :mod:`benchmarks.accuracy.measure`, in any order.
       trained: of :mod:`benchmarks.qat.measure`, likewise.
     """
-    parts = [HEAD]
+    parts = [HEAD, *(f"{line}\n" for line in states_of_source(rows))]
     parts += [f"## {recipe}\n\n{drops(rows, recipe)}\n" for recipe in reversed(list(RECIPES))]
     parts += [f"## With labels\n\n{LABELS}\n{labelled_drops(trained)}\n"]
     parts += [f"## Confidence\n\n{CONFIDENCE}\n{intervals(rows)}\n", f"## Time\n\n{times(rows)}\n"]

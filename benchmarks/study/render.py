@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, states_of_source
 from benchmarks.study.contents import (
     BEYOND_TABLES,
     FIGURES,
@@ -85,9 +85,4 @@ def _versions(measured: Measured) -> list[str]:
         for row in measured.all_rows()
     )
     lines = [f"{count} rows were measured with {text}." for text, count in used.most_common()]
-    sources = {row.get("source") for row in measured.all_rows()}
-    if len(sources) > 1:
-        lines.append(
-            f"Rows were measured with {len(sources)} states of the source of keras_lowbit."
-        )
-    return lines
+    return [*lines, *states_of_source(measured.all_rows())]
