@@ -41,7 +41,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
     done = time.monotonic(), time.process_time()
     row = {
         "key": cell.key, "task": cell.task, "recipe": cell.recipe, "setting": cell.setting,
-        "seed": cell.seed,
+        "seed": cell.seed, "searched": cell.searched,
         **scores(qmodel, samples),
         "units": qmodel.history, "cost": dataclasses.asdict(qmodel.cost()),
         "seconds": {

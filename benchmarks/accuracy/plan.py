@@ -62,18 +62,18 @@ class Cell:
         """What the bits are chosen within, where they are."""
         return Budget(average_weight_bits=AVERAGE_BITS) if self.setting == MIXED else None
 
+    @property
+    def searched(self) -> list[Any] | None:
+        """What the search of bits was asked for, JSON-able; None where there is none."""
+        return [AVERAGE_BITS, list(CANDIDATE_BITS)] if self.setting == MIXED else None
+
     @functools.cached_property
     def key(self) -> str:
         """A short hash of what determines the row."""
-        return _key(self.task, self.setting, full_config(self.config), self.seed)
+        return short_hash([self.task, self.searched, full_config(self.config), self.seed])
 
     def __str__(self) -> str:
         return f"{self.task} {self.setting} {self.recipe} seed {self.seed}"
-
-
-def _key(task: str, setting: str, config: dict[str, Any], seed: int) -> str:
-    searched = [AVERAGE_BITS, CANDIDATE_BITS] if setting == MIXED else False
-    return short_hash([task, searched, config, seed])
 
 
 def cells(
@@ -98,5 +98,7 @@ def known_rows(path: Path) -> list[Row]:
     """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
     return rows_of_today(
         path,
-        lambda row, config: _key(row["task"], row["setting"], full_config(config), row["seed"]),
+        lambda row, config: short_hash(
+            [row["task"], row["searched"], full_config(config), row["seed"]]
+        ),
     )

@@ -58,7 +58,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         found |= {"reached": costs(qmodel), **scores(qmodel, samples)}
     row = {
         "key": cell.key, "task": cell.task, "kind": cell.kind, "number": cell.number,
-        "recipe": RECIPE, "seed": SEED, "promised": promised, **found,
+        "recipe": RECIPE, "seed": SEED, "searched": cell.searched, "promised": promised, **found,
         "seconds": {
             "front": round(searched, 2), "quantize": round(ended[0] - began[0], 2),
             "cpu": round(ended[1] - began[1], 2), "all": round(time.monotonic() - started, 2),

@@ -52,20 +52,25 @@ class Cell:
             return dataclasses.replace(config, weight_bits=2, weight_grid=GRIDS[self.kind])
         return config
 
+    @property
+    def searched(self) -> list[Any] | None:
+        """What the search of bits was asked for, JSON-able; None where there is none."""
+        asked = POINTS if self.kind == FRONT else SHARES.get(self.kind)
+        return [asked, list(CANDIDATE_BITS)] if asked else None
+
     @functools.cached_property
     def key(self) -> str:
         """A short hash of what determines the row."""
-        return _key(self.task, self.kind, self.number, full_config(self.config))
+        return _key(dataclasses.asdict(self) | {"searched": self.searched}, self.config)
 
     def __str__(self) -> str:
         number = f" {self.number}" if self.kind in (FRONT, SAME) else ""
         return f"{self.task} {self.kind}{number}"
 
 
-def _key(task: str, kind: str, number: int, config: dict[str, Any]) -> str:
-    asked = SHARES.get(kind, POINTS if kind == FRONT else None)
-    searched = [asked, CANDIDATE_BITS] if asked else None
-    return short_hash([task, kind, number, searched, config, SEED])
+def _key(row: Row, config: PTQConfig) -> str:
+    place = [row[name] for name in ("task", "kind", "number", "searched")]
+    return short_hash([*place, full_config(config), SEED])
 
 
 def cells(tasks: Iterable[str]) -> list[Cell]:
@@ -88,7 +93,4 @@ def cells(tasks: Iterable[str]) -> list[Cell]:
 
 def known_rows(path: Path) -> list[Row]:
     """The rows of a file; see :func:`benchmarks.study.plan.rows_of_today`."""
-    return rows_of_today(
-        path,
-        lambda row, config: _key(row["task"], row["kind"], row["number"], full_config(config)),
-    )
+    return rows_of_today(path, _key)

@@ -145,7 +145,8 @@ def finetune(
 
 def _is_kept(harm: np.ndarray, config: PTQConfig) -> bool:
     """Whether the stage is worth keeping, by what it adds to the loss of every sample held out."""
-    # Squared errors of outputs are well known from few samples; divergences are mostly those of a few.
+    # A divergence is mostly that of a few samples. The paper's form, which compares squared errors, is not given
+    # the benefit of the doubt.
     chance = harm.std() / np.sqrt(len(harm)) if _distils(config) else 0.0
     return bool(harm.mean() < chance)
 

@@ -103,6 +103,9 @@ def evenly(arrays: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
     Args:
       arrays: (samples, ...), as many samples each.
       count: at most.
+
+    Returns:
+      (count or fewer, ...) each.
     """
     arrays = list(arrays)
     samples = len(arrays[0])

@@ -41,7 +41,14 @@ class Moments:
         return kernel.transpose(2, 0, 1, 3).reshape(-1, height * width, multiplier)
 
     def mean_output(self, kernel: np.ndarray) -> np.ndarray:
-        """What the subtracted mean would add to each output, float32 (outputs,), shaped as a bias."""
+        """What the subtracted mean adds to each output.
+
+        Args:
+          kernel: float, as the layer has it.
+
+        Returns:
+          float32 (outputs,), shaped as a bias.
+        """
         matrix = self.to_matrix(kernel.astype(np.float64))
         mean = np.broadcast_to(self.mean, (len(matrix), 1, matrix.shape[1]))
         return (mean @ matrix).astype(np.float32).reshape(-1)

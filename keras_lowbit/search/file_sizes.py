@@ -119,7 +119,7 @@ class FileSizes:
 
             size, base = without(set()), without(set(free))
             alike: dict[int, set[str]] = {}
-            for name in (name for name in free if name in containers):
+            for name in filter(containers.__contains__, free):
                 layers[name][width] = size - without({name})
                 alike.setdefault(program.tensors[kernels[name]].axis, set()).add(name)
             for names in alike.values():

@@ -33,28 +33,29 @@ def quantize_within(
       quantize_with: quantizes with a configuration; its second argument counts the attempts from 0.
 
     Raises:
-      BudgetError: the budget cannot be kept; also if fewer bits are needed than there are, once trained.
+      BudgetError: the budget cannot be kept, before or after training.
     """
-    room, choice, attempt = budget, search.within(budget), 0
-    while True:
+    room = budget
+    excess: dict[str, int] = {}
+    for attempt in range(ATTEMPTS):
+        try:
+            choice = search.within(room)
+        except BudgetError:
+            if not excess:
+                raise
+            break  # the limits of the message would not be the user's
         qmodel = quantize_with(choice.config, attempt)
         excess = _excess(qmodel, budget)
         if not excess:
             return qmodel
+        logging.warning("keras_lowbit: above the budget once trained by %s", excess)
         smaller = {name: max(getattr(room, name) - bytes_, 1) for name, bytes_ in excess.items()}
-        room, attempt = dataclasses.replace(room, **smaller), attempt + 1
-        too_large = (
-            f"The trained network exceeds the budget by {excess} bytes, in {attempt} attempts: training "
-            "changes which codes occur. Allow a little more, or fewer bits. "
-            f"Received: {budget.limits()}"
-        )
-        if attempt == ATTEMPTS:
-            raise BudgetError(too_large)
-        try:
-            choice = search.within(room)
-        except BudgetError as error:
-            raise BudgetError(too_large) from error
-        logging.warning("keras_lowbit: above the budget once trained by %s; once more", excess)
+        room = dataclasses.replace(room, **smaller)
+    raise BudgetError(
+        f"The trained network exceeds the budget by {excess} bytes, and choosing with less room did "
+        "not help: training changes which codes occur, and so the lookup tables. Allow as many bytes more, or lower "
+        f"`candidate_bits`. Received: {budget.limits()}"
+    )
 
 
 def _excess(qmodel: QuantizedModel, budget: Budget) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import render
+from benchmarks.accuracy import plan, render
 from benchmarks.accuracy.measure import measure
 from benchmarks.accuracy.plan import MIXED, SEEDS, SETTINGS, TASKS, Cell, cells, known_rows
 from benchmarks.study.tasks import Samples, Task
@@ -56,10 +56,19 @@ def test_a_row_tells_what_was_measured(setting: str) -> None:
     assert bits == {2} if setting == "W2A8" else len(bits) > 1
 
 
-def test_rows_are_found_again_by_what_they_say(tmp_path: Any) -> None:
-    path, cell = tmp_path / "rows.jsonl", Cell("digits", "fast", "W2A8")
-    path.write_text(json.dumps(measure(cell, TASK) | {"key": "of an earlier version"}) + "\n")
-    assert [known["key"] for known in known_rows(path)] == [cell.key]
+def test_rows_are_found_again_by_what_they_say(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    planned = [Cell("digits", "fast", setting) for setting in ("W2A8", MIXED)]
+    rows = [measure(cell, TASK) | {"key": "of an earlier version"} for cell in planned]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = [cell.key for cell in planned]
+    assert [known["key"] for known in known_rows(path)] == keys
+    monkeypatch.setattr(plan, "AVERAGE_BITS", 2.5)
+    assert [known["key"] for known in known_rows(path)] == keys
+    assert Cell("digits", "fast", "W2A8").key == keys[0]
+    assert Cell("digits", "fast", MIXED).key != keys[1]
 
 
 def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:

@@ -114,5 +114,9 @@ def test_rows_are_found_again_until_what_is_asked_changes(
     path.write_text("".join(json.dumps(row) + "\n" for row in earlier))
     assert [row["key"] for row in known_rows(path)] == [row["key"] for row in rows.values()]
     monkeypatch.setitem(plan.SHARES, FLASH, {"flash": 0.4})
-    changed = {row["kind"] for row in known_rows(path) if row["key"] != rows[row["kind"]]["key"]}
-    assert changed == {FLASH}
+    known = {row["key"] for row in known_rows(path)}
+    planned = [Cell(row["task"], row["kind"], row["number"]) for row in rows.values()]
+    assert {cell.kind for cell in planned if cell.key not in known} == {FLASH}
+    monkeypatch.setattr(plan, "CANDIDATE_BITS", (2, 4))
+    planned = [Cell(row["task"], row["kind"], row["number"]) for row in rows.values()]
+    assert {cell.kind for cell in planned if cell.key in known} == {SAME}
