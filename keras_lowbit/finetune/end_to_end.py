@@ -30,7 +30,7 @@ from keras_lowbit.reconstruct.training import (
     movable_groups,
     train,
 )
-from keras_lowbit.reconstruct.units import find_units
+from keras_lowbit.reconstruct.units import whole_network
 from keras_lowbit.reconstruct.variables import LSQ, AdaQuant
 
 SLOWER = 0.1  # rate of biases, scales and ranges, of that of the kernels
@@ -100,10 +100,9 @@ def finetune(
       The record of this stage: mean squared error of the network's outputs (before a softmax or
       sigmoid) before and after, relative to their mean square.
     """
-    units = find_units(student.graph, student.placement, "network")
-    if not units:  # a network of pools and the like
+    network = whole_network(student.graph, student.placement)
+    if not network.layers:  # a network of pools and the like
         return {"name": "end to end", "error_before": 0.0, "error_after": 0.0}
-    network = units[0]
     function = UnitFunction(network, student.model, student)
     float_network = UnitFunction(network, teacher, None)
     arrived = [tf.constant(inputs[name]) for name in network.inputs]

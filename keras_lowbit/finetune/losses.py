@@ -7,11 +7,11 @@ spends nothing on a constant added to all logits, and little on classes that are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from keras_lowbit.graph import Graph, Node
+from keras_lowbit.graph import Graph
 from keras_lowbit.reconstruct.reconstructor import relative_error
 from keras_lowbit.reconstruct.training import Loss
 
@@ -27,8 +27,7 @@ def divergence(graph: Graph, names: tuple[str, ...], power: list[float]) -> Loss
     """The divergence of probabilities, in nats a sample; elsewhere the relative squared error.
 
     Args:
-      graph: says what follows each output: a softmax, a sigmoid or neither, at once or behind a change of
-        shape or a global average.
+      graph: says what follows each output: a softmax, a sigmoid or neither.
       names: the nodes that compute the outputs.
       power: the mean square of each output, for those that nothing follows.
     """
@@ -44,28 +43,10 @@ def divergence(graph: Graph, names: tuple[str, ...], power: list[float]) -> Loss
 
 
 def _of_one(graph: Graph, name: str, power: float) -> Divergence:
-    passed: list[Node] = []
     follower = graph.only_consumer(name)
-    while follower and follower.kind in _ON_THE_WAY:
-        passed.append(follower)
-        follower = graph.only_consumer(follower.name)
-    between = _BETWEEN.get(follower.kind) if follower else None
-    if between:
-        return lambda output, target: between(_through(passed, output), _through(passed, target))
+    if follower and follower.kind in _BETWEEN:
+        return _BETWEEN[follower.kind]
     return lambda output, target: relative_error([output], [target], [power])
-
-
-_POOLS = ("GlobalAveragePooling1D", "GlobalAveragePooling2D")
-_ON_THE_WAY = ("Flatten", "Reshape", *_POOLS)
-
-
-def _through(nodes: Sequence[Node], x: tf.Tensor) -> tf.Tensor:
-    """What leads from an output to the logits."""
-    for node in nodes:
-        if node.kind in _POOLS:
-            x = tf.reduce_mean(x, axis=range(1, len(x.shape) - 1))
-        x = tf.reshape(x, (-1, *node.shape))
-    return x
 
 
 def _between_classes(output: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.ranges import affine
 from keras_lowbit.reconstruct.activations import UnitFunction, evenly
-from keras_lowbit.reconstruct.units import find_units
+from keras_lowbit.reconstruct.units import whole_network
 
 SAMPLES = 128
 # First a ladder, since the error may be flat where a range is far too wide; then steps.
@@ -39,11 +39,11 @@ def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
       student: calibrated; only scales and zero points of activations change.
       inputs: calibration samples, float32 (samples, ...), by input node; 128 of them count.
     """
-    units = find_units(student.graph, student.placement, "network")
-    if not units:
+    network = whole_network(student.graph, student.placement)
+    if not network.layers:
         return
-    function = UnitFunction(units[0], student.model, student)
-    few = [tf.constant(x) for x in evenly([inputs[n] for n in units[0].inputs], SAMPLES)]
+    function = UnitFunction(network, student.model, student)
+    few = [tf.constant(x) for x in evenly([inputs[n] for n in network.inputs], SAMPLES)]
     quantizers = student.activation_quantizers
     with contextlib.ExitStack() as floats:
         for quantizer in (*student.weight_quantizers.values(), *quantizers.values()):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from keras_lowbit.config import MERGED
 from keras_lowbit.graph import Graph
-from keras_lowbit.layer_table import has_kernel
+from keras_lowbit.layer_table import FIXED_RANGE, has_kernel
 from keras_lowbit.quantizers.placement import Placement
 
 
@@ -64,6 +64,40 @@ def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ..
             parts.append([])
     heads = set(placement.heads)
     return tuple(_unit(graph, heads, steps, part) for part in _joined(parts, merged) if part)
+
+
+def whole_network(graph: Graph, placement: Placement) -> Unit:
+    """The network as one unit that ends at its outputs, or before the softmax or sigmoid they come from.
+
+    Unlike other units it may end between heads, as at the average before a softmax.
+
+    Args:
+      graph: folded, with ``Quantize`` nodes.
+      placement: its quantizers.
+    """
+    ends = [_before_probabilities(graph, name) for name in graph.outputs]
+    outputs = tuple(name for name in dict.fromkeys(ends) if name not in graph.inputs)
+    inside: dict[str, None] = {}
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if name not in inside:
+            inside[name] = None
+            waiting += graph[name].inputs
+    inputs = tuple(name for name in graph.inputs if name in inside)
+    inner = tuple(
+        head for head in placement.heads if head in inside and head not in inputs
+        and any(reader.name in inside for reader in graph.consumers(head))
+    )  # fmt: skip
+    layers = tuple(node.name for node in graph.weighted() if node.name in inside)
+    return Unit(" + ".join(layers), inputs, inner, outputs, layers)
+
+
+def _before_probabilities(graph: Graph, name: str) -> str:
+    node = graph[name]
+    while node.kind in ("Flatten", "Reshape"):
+        node = graph[node.inputs[0]]
+    return node.inputs[0] if node.kind in FIXED_RANGE else name
 
 
 def _joined(parts: Iterable[list[_Step]], count: int) -> list[list[_Step]]:

@@ -26,7 +26,7 @@ from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
 from keras_lowbit.quantizers.ranges import first_method, weight_scale
 from keras_lowbit.reconstruct.activations import UnitFunction, evenly
-from keras_lowbit.reconstruct.units import find_units
+from keras_lowbit.reconstruct.units import whole_network
 from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
 
 SAMPLES = 256
@@ -73,7 +73,7 @@ def measure(
     """
     model = build(graph)
     placement = place(graph, config)
-    network = find_units(graph, placement, "network")[0]
+    network = whole_network(graph, placement)
     function = UnitFunction(network, model, None)
     few = [tf.constant(x) for x in evenly([inputs[name] for name in network.inputs], SAMPLES)]
     wanted = function.map(few)

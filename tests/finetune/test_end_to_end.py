@@ -195,8 +195,8 @@ def test_nothing_to_do(fields: dict[str, Any]) -> None:
     assert history.units == []
 
 
-def test_a_network_whose_ranges_are_not_its_layers_to_move() -> None:
-    """The input is concatenated behind the only layer, so that their range reaches further than it."""
+def test_a_range_that_is_also_that_of_an_output_moves() -> None:
+    """The input is concatenated behind the only layer, and shares its range with what comes out."""
 
     def network(keras: Any) -> Any:
         image = keras.Input((6,), name="image")
@@ -205,9 +205,24 @@ def test_a_network_whose_ranges_are_not_its_layers_to_move() -> None:
 
     qmodel = calibrated(network=network)
     before = qmodel.student.values()
-    record = tune(qmodel, tune="activation_range", tune_steps=2)
-    assert changed(qmodel, before) == set()
-    assert record["error_before"] == record["error_after"] > 0
+    record = tune(qmodel, tune="activation_range", tune_steps=20)
+    assert "output_scale" in changed(qmodel, before)
+    assert 0 < record["error_after"] < record["error_before"]
+
+
+def test_a_classifier_is_judged_behind_its_average() -> None:
+    """What a global average makes of errors of opposite sign is what the stage sees."""
+    layers = (
+        lambda k: k.Conv2D(4, 3, name="last"),
+        lambda k: k.GlobalAveragePooling2D(name="mean"),
+    )
+    with_softmax, without = (
+        tune(calibrated(network=chain((6, 6, 2), *layers, *more)), tune_steps=0)
+        for more in ((lambda k: k.Softmax(),), ())
+    )
+    alone = tune(calibrated(network=chain((6, 6, 2), layers[0])), tune_steps=0)
+    assert with_softmax["error_before"] == without["error_before"]
+    assert without["error_before"] != alone["error_before"]
 
 
 def test_a_network_without_biases() -> None:

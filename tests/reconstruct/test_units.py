@@ -11,18 +11,23 @@ import pytest
 import tf_keras
 
 from keras_lowbit.config import PTQConfig
+from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm
 from keras_lowbit.quantizers.placement import Placement, insert_requantization, place
 from keras_lowbit.reader import read
-from keras_lowbit.reconstruct.units import Unit, find_units
+from keras_lowbit.reconstruct.units import Unit, find_units, whole_network
 from models import digits, har_cnn, pretrained
 
 CONFIG = PTQConfig.uniform(4)
 
 
-def units_of(model: Any, size: str) -> tuple[Unit, ...]:
+def placed(model: Any) -> tuple[Graph, Placement]:
     graph = insert_requantization(fold_batch_norm(read(model))[0], CONFIG)
-    placement = place(graph, CONFIG)
+    return graph, place(graph, CONFIG)
+
+
+def units_of(model: Any, size: str) -> tuple[Unit, ...]:
+    graph, placement = placed(model)
     units = find_units(graph, placement, size)
     assert_partition(units, placement, graph.inputs)
     assert sorted(name for unit in units for name in unit.layers) == sorted(
@@ -121,6 +126,59 @@ def test_network(network: networks.Network) -> None:
     units = [unit for unit in units_of(network(tf_keras), "network") if unit.layers]
     assert len(units) == 1
     assert units[0].inputs == ("image",)
+
+
+HEADS = {
+    "dense": ((4,), [lambda k: k.Dense(3, name="last")], "last", ()),
+    "reshaped": ((1, 1, 4), [lambda k: k.Conv2D(3, 1, name="conv"), lambda k: k.Flatten(name="last")],
+                 "last", ("conv",)),
+    "averaged": ((4, 2, 4), [lambda k: k.Conv2D(3, 1, name="conv"),
+                             lambda k: k.GlobalAveragePooling2D(name="last")], "last", ("conv",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+@pytest.mark.parametrize("behind", [[], ["softmax"], ["sigmoid", "reshape"]])
+def test_the_whole_network_ends_at_the_logits(head: str, behind: list[str]) -> None:
+    made = {
+        "softmax": lambda k: k.Softmax(), "sigmoid": lambda k: k.Activation("sigmoid"),
+        "reshape": lambda k: k.Reshape((1, 3)),
+    }  # fmt: skip
+    shape, layers, end, inner = HEADS[head]
+    model = networks.chain(shape, *layers, *(made[name] for name in behind))(tf_keras)
+    graph, placement = placed(model)
+    unit = whole_network(graph, placement)
+    assert unit.outputs == (end,)
+    assert unit.inner == inner
+    assert unit.inputs == graph.inputs
+
+
+def test_the_whole_network_with_several_ends() -> None:
+    keras = tf_keras
+    image = keras.Input((4, 4, 3), name="image")
+    event = keras.layers.Dense(1, name="event")(keras.layers.Flatten()(image))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(
+        keras.layers.Conv2D(5, 3, name="conv")(image)
+    )
+    both = keras.layers.Add(name="both")(
+        [pooled, keras.layers.Activation("sigmoid", name="gate")(pooled)]
+    )
+    outputs = [
+        keras.layers.Activation("sigmoid")(event),
+        keras.layers.Softmax()(both),
+        both,
+        pooled,
+    ]
+    unit = whole_network(*placed(keras.Model(image, outputs)))
+    assert unit.outputs == ("event", "both", "pooled")
+    assert set(unit.inner) == {"conv", "gate"}
+    assert set(unit.layers) == {"event", "conv"}
+
+
+def test_a_network_of_its_input() -> None:
+    image = tf_keras.Input((4, 4, 3), name="image")
+    unit = whole_network(*placed(tf_keras.Model(image, tf_keras.layers.Flatten()(image))))
+    assert not unit.layers
 
 
 def test_two_outputs() -> None:

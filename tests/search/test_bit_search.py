@@ -91,6 +91,20 @@ def test_a_budget_that_cannot_be_kept_says_what_can(search: BitSearch) -> None:
         assert getattr(search.within(Budget(**{name: least})), name) == least
 
 
+def test_harm_is_what_a_classifier_makes_of_it_behind_its_average() -> None:
+    layers = (lambda k: k.Conv2D(4, 3, name="last"), lambda k: k.GlobalAveragePooling2D())
+    model = networks.randomize(networks.chain((6, 6, 2), *layers, lambda k: k.Softmax())(tf_keras))
+    data = networks.samples(model, 16)[0]
+    last = model.get_layer("last")
+    logits = tf_keras.Model(model.input, model.layers[-2].output)
+    wanted, floats = logits.predict(data, verbose=0), last.get_weights()
+    width = BitSearch(read(model), {"image": data}, uneven.RANGES_ONLY, (2, 8)).widths["last"][2]
+    last.set_weights([width.kernel, *floats[1:]])
+    error = logits.predict(data, verbose=0) - wanted
+    error -= error.mean(axis=0)  # which the bias makes up for
+    assert width.harm == pytest.approx((error**2).mean() / (wanted**2).mean(), rel=1e-3)
+
+
 @needs_tflm
 def test_arena(search: BitSearch) -> None:
     """Tables of a dense layer are expanded in RAM; with 8 bits it stays in flash."""
