@@ -50,7 +50,10 @@ class Contestant:
 _MODULES = "benchmarks.rivals"
 CONTESTANTS = (
     Contestant(OURS, DEFAULT, f"{_MODULES}.lowbit_tool"),
-    Contestant(OURS, "fast", f"{_MODULES}.lowbit_tool", {"recipe": "fast"}),
+    *(
+        Contestant(OURS, recipe, f"{_MODULES}.lowbit_tool", {"recipe": recipe})
+        for recipe in ("fast", "best")
+    ),
     Contestant(INCUMBENT, "int8", f"{_MODULES}.converter_tool"),
     *(
         Contestant(AEQ, variant, f"{_MODULES}.edge_tool", {"algorithm": algorithm})

@@ -18,7 +18,7 @@ same number of threads. This page is written by `make rivals-report` from the ro
 measures; a dash is a cell without a row. The tasks are those of [the study](study.md), accuracies are those
 of all their test samples."""
 
-TOOLS = """- **keras_lowbit**: `quantize` with its recipes "default" and "fast", exported, scored on LiteRT.
+TOOLS = """- **keras_lowbit**: `quantize` with its three recipes, exported, scored on LiteRT.
 - **TFLiteConverter**: full-integer int8, scored on LiteRT. Asked for fewer bits, its `supported_types` is set
   to the type of that name.
 - **ai-edge-quantizer**: static quantization with each of its three ways to scale kernels, scored on LiteRT.

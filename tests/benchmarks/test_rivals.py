@@ -93,7 +93,7 @@ def test_plan() -> None:
     some = cells(["har_cnn"], ["W2A2"], [OURS, "MCT PTQ"])
     assert [str(cell) for cell in some] == [
         "har_cnn W2A2 keras_lowbit default", "har_cnn W2A2 keras_lowbit fast",
-        "har_cnn W2A2 MCT PTQ",
+        "har_cnn W2A2 keras_lowbit best", "har_cnn W2A2 MCT PTQ",
     ]  # fmt: skip
     assert (some[0].weight_bits, some[0].activation_bits) == (2, 2)
     assert some[0].full_config()["input_bits"] == 2
