@@ -21,6 +21,7 @@ from absl import flags
 from keras_lowbit import RECIPES, Budget, PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
 from keras_lowbit.export.output_files import FORMATS, output_paths
+from keras_lowbit.search.file_sizes import check_is_for_that_file
 
 
 def run() -> None:
@@ -89,6 +90,10 @@ def _flags() -> flags.FlagValues:
         ("format", FORMATS, "A .tflite file, or C source for a TFLM project (.h and .cc)."),
     ):
         flags.DEFINE_enum(name, known[0], known, text, flag_values=options)
+    flags.DEFINE_list(
+        "candidate_bits", None, "With a budget: the widths to choose from, e.g. 2,3,4.",
+        flag_values=options,
+    )  # fmt: skip
     flags.DEFINE_integer("seed", 0, "Same seed, same bits.", flag_values=options)
     flags.DEFINE_integer("verbose", 1, "0 silent, 1 bars, 2 a line per unit.", flag_values=options)
     flags.DEFINE_integer("verify_samples", 16, "Samples to prove it on.", flag_values=options)
@@ -115,7 +120,8 @@ def _quantize(options: flags.FlagValues) -> int:
         config = PTQConfig(**RECIPES[options.recipe], **bits)
     samples = _samples(options)
     qmodel = quantize(
-        options.model, samples, config=config, budget=budget, seed=options.seed,
+        options.model, samples, config=config, budget=budget,
+        candidate_bits=_candidate_bits(options), seed=options.seed,
         verbose=options.verbose, checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
     qmodel.export(
@@ -141,13 +147,16 @@ def _budget(options: flags.FlagValues) -> Budget | None:
         return None
     if options["weight_bits"].present:
         raise ValueError("A budget chooses the weight bits: leave --weight_bits out.")
-    chosen = (options.packing, options.strip, options.target)
-    if limits.keys() & {"flash", "arena"} and chosen != ("auto", "micro", "tflm"):
-        raise ValueError(
-            "A budget of flash or arena is for the smallest file for TFLM: pass --packing auto --strip "
-            f"micro. Received: packing, strip and target {chosen}"
-        )
-    return Budget(**limits)
+    budget = Budget(**limits)
+    check_is_for_that_file(budget, options.packing, options.strip, options.target)
+    return budget
+
+
+def _candidate_bits(options: flags.FlagValues) -> tuple[int, ...] | None:
+    given = options.candidate_bits
+    if given is not None and not all(text.strip().isdecimal() for text in given):
+        raise ValueError(f"--candidate_bits must be whole numbers. Received: {','.join(given)!r}")
+    return None if given is None else tuple(map(int, given))
 
 
 def _verify(options: flags.FlagValues) -> int:

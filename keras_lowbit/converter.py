@@ -17,6 +17,7 @@ from keras_lowbit.export.containers import check_options
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.search.budget import Budget
+from keras_lowbit.search.file_sizes import check_is_for_that_file
 
 _OWN = (
     "weight_bits", "activation_bits", "recipe", "config", "budget", "candidate_bits", "callbacks",
@@ -179,6 +180,8 @@ class Converter:
     def _check(self) -> None:
         """Here and not where they are set: lists and sets may have changed since."""
         check_options(self.packing, self.strip, self.target)
+        if isinstance(self.budget, Budget):
+            check_is_for_that_file(self.budget, self.packing, self.strip, self.target)
         for name in ("inference_input_type", "inference_output_type"):
             if not _is_int8(getattr(self, name)):
                 raise ValueError(

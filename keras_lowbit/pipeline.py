@@ -68,15 +68,16 @@ def quantize(
         worse; they are marked as synthetic in all that is written.
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
-      recipe: "fast", half a minute; "default", a minute or two; "best", some minutes, more for deep networks.
+      recipe: "fast", within a minute; "default", one to four minutes, longest for deep networks; "best", twice that.
         See :data:`keras_lowbit.RECIPES`.
       config: everything else; excludes ``weight_bits``, ``activation_bits`` and ``recipe`` here.
       budget: choose the bits of every kernel within these limits, the fewest where the network suffers
-        least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs.
+        least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs, and ``weight_bits`` of the
+        config counts for nothing.
       candidate_bits: with a budget, the widths to choose from; by default (2, 3, 4, 6, 8).
       callbacks: watch the reconstruction; see :mod:`keras_lowbit.callbacks`.
-      checkpoint_dir: a folder to resume from after a kill, with the same result.
-      seed: same seed, same bits.
+      checkpoint_dir: a folder to resume from after a kill, with the same result on as many threads.
+      seed: same seed, same bits, on one machine and as many threads.
       verbose: 0 silent, 1 progress bars, 2 one line per unit.
 
     Returns:
@@ -159,7 +160,8 @@ def _four_steps(
     else:
         student.assign(saved[0])
         records.append(saved[1])
-    return QuantizedModel(student, teacher, config, records, notes, _methods(config), len(data[0]))
+    methods = _methods(config, tuned=not records[-1].get("undone"))
+    return QuantizedModel(student, teacher, config, records, notes, methods, len(data[0]))
 
 
 def _check_budget(
@@ -179,14 +181,14 @@ def _check_budget(
         )
 
 
-def _methods(config: PTQConfig) -> dict[str, str]:
+def _methods(config: PTQConfig, tuned: bool) -> dict[str, str]:
     """How the values of tensors are found, e.g. "mse+adaround"; see :class:`QuantizedModel`."""
     trained = {"weight": "", "activation": ""}
     moved = {"weight": {"kernel", "weight_scale"}, "activation": {"activation_range"}}
     for target, owner in owners(config).items():
         if owner and (config.steps or isinstance(owner, ClosedForm)):
             trained[target] += f"+{owner.name}"
-        if config.tune_steps and not moved[target].isdisjoint(config.tune):
+        if tuned and config.tune_steps and not moved[target].isdisjoint(config.tune):
             trained[target] += "+end to end"
     return {
         "weight": config.weight_range + trained["weight"],

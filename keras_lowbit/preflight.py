@@ -40,6 +40,4 @@ def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.
 
 def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
     outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-    return [
-        np.asarray(o, np.float32) for o in (outputs if isinstance(outputs, list) else [outputs])
-    ]
+    return [np.asarray(output, np.float32) for output in tf.nest.flatten(outputs)]

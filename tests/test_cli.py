@@ -221,7 +221,7 @@ def test_as_a_program(folder: Path) -> None:
 def test_budgets(folder: Path, command: Command) -> None:
     given = ("--model=model.keras", "--calib=x.npy", "--output=m.tflite", "--verbose=0")
     limit = ("--config=config.json", "--budget_average_weight_bits=3.5", "--verify_samples=0")
-    status, shown, _ = command("quantize", *given, *limit)
+    status, shown, _ = command("quantize", *given, *limit, "--candidate_bits=2,5")
     assert status == 0
     assert re.search(r"first +Conv2D +\d bit", shown)
     sizes, bits = {"first": 72, "last": 108}, {}
@@ -230,8 +230,11 @@ def test_budgets(folder: Path, command: Command) -> None:
         if role == "kernel":
             bits[layer] = tensor["bits"]
     assert sum(sizes[n] * b for n, b in bits.items()) <= 3.5 * sum(sizes.values())
+    assert set(bits.values()) <= {2, 5}
     for wrong, message in (
-        (("--budget_flash=2kB",), "--packing auto --strip micro"),
+        (("--budget_flash=2kB",), "packing 'auto' and strip 'micro'"),
+        (("--budget_bops=1e6", "--candidate_bits=2,x"), "whole numbers. Received: '2,x'"),
+        (("--candidate_bits=2,3",), "give `budget` too"),
         (("--budget_flash=2 lb", "--packing=auto", "--strip=micro"), "`flash` must be"),
         (("--budget_bops=1e6", "--weight_bits=3"), "leave --weight_bits out"),
     ):

@@ -17,7 +17,7 @@ import tf_keras
 from networks import chain
 
 import keras_lowbit
-from keras_lowbit import Converter, PTQConfig
+from keras_lowbit import Budget, Converter, PTQConfig
 from keras_lowbit.export import runtimes
 
 SHORT = PTQConfig(weight_bits=3, steps=3, tune_steps=3)
@@ -199,6 +199,7 @@ def spec_without(name: str) -> Any:
         ("representative_dataset", [np.zeros((1, 5, 5, 2))], "must be a function.*list"),
         ("representative_dataset", lambda: iter(()), "calibration data are empty"),
         ("packing", "zip", "`packing` must be one of"),
+        ("budget", Budget(flash="6kB"), "choose packing 'auto'.*Received: .*int8"),
     ],
 )
 def test_what_is_not_possible_is_refused(

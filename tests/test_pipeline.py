@@ -554,3 +554,14 @@ def test_only_a_folder_with_a_model_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Only a folder with a quantized model"):
         pipelines.quantized(make(), RANGES).save(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str) -> None:
+    image = keras.Input((6,), name="image")
+    outputs = {name: keras.layers.Dense(2, name=name)(image) for name in ("second", "first")}
+    model = keras.Model(image, outputs if kind == "dict" else tuple(outputs.values()))
+    qmodel = pipelines.quantized(networks.randomize(model), RANGES)
+    results = qmodel.model.predict(networks.samples(model, 4)[0], verbose=0)
+    assert [result.shape for result in results] == [(4, 2)] * 2

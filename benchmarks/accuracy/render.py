@@ -37,7 +37,7 @@ def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
       rows: of :mod:`benchmarks.accuracy.measure`, in any order.
       trained: of :mod:`benchmarks.qat.measure`, likewise.
     """
-    parts = [HEAD, *(f"{line}\n" for line in states_of_source(rows))]
+    parts = [HEAD, *(f"{line}\n" for line in states_of_source([*rows, *trained]))]
     parts += [f"## {recipe}\n\n{drops(rows, recipe)}\n" for recipe in reversed(list(RECIPES))]
     parts += [f"## With labels\n\n{LABELS}\n{labelled_drops(trained)}\n"]
     parts += [f"## Confidence\n\n{CONFIDENCE}\n{intervals(rows)}\n", f"## Time\n\n{times(rows)}\n"]

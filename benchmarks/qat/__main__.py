@@ -1,4 +1,4 @@
-"""Command line of the upper reference: quantized, then trained with labels.
+"""Command line of training with labels: quantized, then trained.
 
 python -m benchmarks.qat plan
 python -m benchmarks.qat run --tasks har_cnn,res8
@@ -13,7 +13,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+from benchmarks.study.worker import ONE_THREAD
+
+os.environ.update(ONE_THREAD)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads them when it is imported
 
 from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.qat.measure import measure

@@ -33,6 +33,7 @@ from keras_lowbit.reconstruct.training import (
 from keras_lowbit.reconstruct.units import whole_network
 from keras_lowbit.reconstruct.variables import LSQ, AdaQuant
 
+FEWEST = 32  # samples whose losses tell how much of their mean is chance
 SLOWER = 0.1  # rate of biases, scales and ranges, of that of the kernels
 
 
@@ -84,7 +85,8 @@ def finetune(
     """Tune the student in place.
 
     What makes the loss worse on samples held out is undone: with few bits and few samples, tuning may
-    fit the samples alone. These are few, so a divergence has to be worse by more than its standard error.
+    fit the samples alone. These are few, so a divergence has to be worse by more than its standard error, if there are
+    32 of them.
 
     Args:
       student: reconstructed.
@@ -98,7 +100,7 @@ def finetune(
 
     Returns:
       The record of this stage: mean squared error of the network's outputs (before a softmax or
-      sigmoid) before and after, relative to their mean square.
+      sigmoid) before and after, relative to their mean square; "undone" where it was.
     """
     network = whole_network(student.graph, student.placement)
     if not network.layers:  # a network of pools and the like
@@ -138,6 +140,7 @@ def finetune(
         record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
     else:
         student.assign(values)
+        record["undone"] = True
     callbacks.on_unit_end(unit, dict(record))
     return record
 
@@ -145,8 +148,9 @@ def finetune(
 def _is_kept(harm: np.ndarray, config: PTQConfig) -> bool:
     """Whether the stage is worth keeping, by what it adds to the loss of every sample held out."""
     # A divergence is mostly that of a few samples. The paper's form, which compares squared errors, is not given
-    # the benefit of the doubt.
-    chance = harm.std() / np.sqrt(len(harm)) if _distils(config) else 0.0
+    # the benefit of the doubt, nor is what fewer samples judge.
+    doubt = _distils(config) and len(harm) >= FEWEST
+    chance = harm.std() / np.sqrt(len(harm)) if doubt else 0.0
     return bool(harm.mean() < chance)
 
 

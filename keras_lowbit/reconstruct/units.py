@@ -38,6 +38,7 @@ class _Step:
     head: str
     inputs: tuple[str, ...]
     layers: tuple[str, ...]
+    is_last: bool  # a softmax or sigmoid that nothing reads
 
 
 def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ...]:
@@ -54,7 +55,7 @@ def find_units(graph: Graph, placement: Placement, units: str) -> tuple[Unit, ..
     Returns:
       Units in topological order. Units without layers have nothing to optimise.
     """
-    steps = _steps(graph, placement)
+    steps = sorted(_steps(graph, placement), key=lambda step: step.is_last)
     merged = int(units.removeprefix(MERGED)) if units.startswith(MERGED) else 1
     size = "block" if merged > 1 else units
     parts: list[list[_Step]] = [[]]
@@ -108,7 +109,7 @@ def _joined(parts: Iterable[list[_Step]], count: int) -> list[list[_Step]]:
     inside = 0
     for part in parts:
         inside += any(step.layers for step in part)
-        if inside > count:
+        if inside > count or all(step.is_last for step in part):
             joined.append([])
             inside = 1
         joined[-1] += part
@@ -130,7 +131,8 @@ def _steps(graph: Graph, placement: Placement) -> list[_Step]:
                 layers.append(node.name)
             for name in node.inputs:
                 (inputs if name in heads else waiting).append(name)
-        steps.append(_Step(head, tuple(dict.fromkeys(inputs)), tuple(layers)))
+        is_last = graph[head].kind in FIXED_RANGE and not graph.consumers(head)
+        steps.append(_Step(head, tuple(dict.fromkeys(inputs)), tuple(layers), is_last))
     return steps
 
 
@@ -138,6 +140,8 @@ def _ends_here(graph: Graph, steps: list[_Step], index: int, part: list[_Step], 
     if units == "layer":
         return True
     step, rest = steps[index], steps[index + 1 :]
+    if all(later.is_last for later in rest):
+        return not step.is_last  # logits are compared, not probabilities
     if units == "network":  # what follows the last layer has nothing to learn
         return not any(later.layers for later in rest)
     layers = [name for member in part for name in member.layers]

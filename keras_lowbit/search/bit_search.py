@@ -104,6 +104,10 @@ class BitSearch:
             self._flash[key] = self.sizes.flash(bits)
         return self._flash[key]
 
+    def arena(self, bits: Bits) -> int:
+        """Bytes of TFLM's arena for that file."""
+        return self.sizes.arena(bits)
+
     def within(self, budget: Budget) -> Choice:
         """The choice of least harm within a budget.
 
@@ -122,7 +126,7 @@ class BitSearch:
         most_arena = budget.limits().get("arena", math.inf)
         while True:
             bits = self._best(budget, forbidden)
-            arena = 0 if budget.arena is None else self.sizes.arena(bits)
+            arena = 0 if budget.arena is None else self.arena(bits)
             if arena <= most_arena:
                 return self.choice(bits, budget.flash is not None)
             alone = {name: self._arena_alone(name, bits) for name in self.sizes.containers(bits)}
@@ -198,7 +202,8 @@ class BitSearch:
         """The limits that are sums over layers, as what each layer adds to the fewest bits."""
         limits = []
         if budget.average_weight_bits is not None:
-            most = math.floor(budget.average_weight_bits * sum(map(self._weights, least)))
+            # What was divided may come back a little smaller.
+            most = math.floor(budget.average_weight_bits * sum(map(self._weights, least)) + 1e-6)
             costs = {n: {b: self._weights(n) * b for b in row} for n, row in self.widths.items()}
             limits.append(Limit(costs, most))
         if budget.bops is not None:

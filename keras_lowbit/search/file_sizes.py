@@ -20,12 +20,27 @@ from keras_lowbit.export.packing import kernel_names
 from keras_lowbit.graph import Graph
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.placement import place
+from keras_lowbit.search.budget import Budget
 from keras_lowbit.search.choice import with_bits
 from keras_lowbit.search.sensitivity import Widths
 from keras_lowbit.search.solver import Limit, Pair
 
 PACKING, STRIP, TARGET = "auto", "micro", "tflm"
 Containers = Mapping[str, str]
+
+
+def check_is_for_that_file(budget: Budget, packing: str, strip: str, target: str) -> None:
+    """Sizes are those of one way to export.
+
+    Raises:
+      ValueError: the budget limits sizes, and the file is to be another.
+    """
+    chosen = (packing, strip, target)
+    if {"flash", "arena"} & budget.limits().keys() and chosen != (PACKING, STRIP, TARGET):
+        raise ValueError(
+            "A budget of flash or arena is for the smallest file for TFLM: choose packing 'auto' and strip "
+            f"'micro'. Received: packing, strip and target {chosen}"
+        )
 
 
 class FileSizes:

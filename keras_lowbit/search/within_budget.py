@@ -25,7 +25,7 @@ def quantize_within(
     """Search, quantize, and measure the real file.
 
     Training changes which codes occur and with them a few bytes of lookup tables. If the file of the
-    trained network is too large, which is rare, all is done again with that much less room.
+    trained network is too large, which is rare, all is done again: with another choice, and room for such growth.
 
     Args:
       budget: the limits.
@@ -45,11 +45,16 @@ def quantize_within(
                 raise
             break  # the limits of the message would not be the user's
         qmodel = quantize_with(choice.config, attempt)
-        excess = _excess(qmodel, budget)
+        trained = _sizes(qmodel, budget)
+        limits = budget.limits()
+        excess = {n: size - int(limits[n]) for n, size in trained.items() if size > limits[n]}
         if not excess:
             return qmodel
         logging.warning("keras_lowbit: above the budget once trained by %s", excess)
-        smaller = {name: max(getattr(room, name) - bytes_, 1) for name, bytes_ in excess.items()}
+        smaller = {}
+        for name, over in excess.items():
+            chosen = search.flash(choice.bits) if name == "flash" else search.arena(choice.bits)
+            smaller[name] = max(1, min(chosen - 1, chosen - over))
         room = dataclasses.replace(room, **smaller)
     raise BudgetError(
         f"The trained network exceeds the budget by {excess} bytes, and choosing with less room did "
@@ -58,17 +63,13 @@ def quantize_within(
     )
 
 
-def _excess(qmodel: QuantizedModel, budget: Budget) -> dict[str, int]:
-    """By how many bytes the exported file exceeds the budget, by limit."""
+def _sizes(qmodel: QuantizedModel, budget: Budget) -> dict[str, int]:
+    """Bytes that the exported file takes, by limit."""
     if budget.flash is None and budget.arena is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         qmodel.export(path, packing=PACKING, strip=STRIP, target=TARGET)
         blob = path.read_bytes()
-    over = {}
-    if budget.flash is not None:
-        over["flash"] = len(blob) - int(budget.flash)
-    if budget.arena is not None:
-        over["arena"] = measure_arena(blob).smallest - int(budget.arena)
-    return {name: size for name, size in over.items() if size > 0}
+    sizes = {} if budget.flash is None else {"flash": len(blob)}
+    return sizes if budget.arena is None else {**sizes, "arena": measure_arena(blob).smallest}

@@ -181,6 +181,19 @@ def test_a_network_of_its_input() -> None:
     assert not unit.layers
 
 
+@pytest.mark.parametrize("size", ["block", "network", "merged:2"])
+@pytest.mark.parametrize("names", [("left", "right"), ("right", "left")])
+def test_logits_are_compared_whatever_the_order_of_outputs(
+    size: str, names: tuple[str, str]
+) -> None:
+    layers = tf_keras.layers
+    image = tf_keras.Input((6,), name="image")
+    trunk = layers.Dense(4, activation="relu", name="trunk")(image)
+    outputs = [layers.Dense(3, activation="softmax", name=name)(trunk) for name in names]
+    last = [unit for unit in units_of(tf_keras.Model(image, outputs), size) if unit.layers][-1]
+    assert set(last.outputs) == set(names)
+
+
 def test_two_outputs() -> None:
     model = networks.two_outputs(tf_keras)
     (unit,) = units_of(model, "network")

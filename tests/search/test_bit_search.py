@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 
@@ -79,6 +80,14 @@ def test_sums_as_good_as_trying_everything(
     found = search.choice(search.within(budget).bits)
     assert keeps(found)
     assert found.harm == pytest.approx(min(allowed))
+
+
+def test_the_least_average_can_be_asked_for() -> None:
+    """Also where it is no round number."""
+    search = uneven.search(dataclasses.replace(uneven.RANGES_ONLY, layer_bits={"small|last": 3}))
+    least = search.choice({name: min(widths) for name, widths in search.widths.items()}, False)
+    budget = Budget(average_weight_bits=least.average_weight_bits)
+    assert search.within(budget).bits == least.bits
 
 
 def test_a_budget_that_cannot_be_kept_says_what_can(search: BitSearch) -> None:
