@@ -39,7 +39,8 @@ four levels in MCT (-2 to 1) and in keras_lowbit (-1.5 to 1.5), three in tfmot. 
 width one."""
 
 COLUMNS = """- **drop**: accuracy lost from float, in points, with the {share:.0%} interval of a bootstrap over test
-  samples, paired (each sample is right in both networks, in one, or in neither).
+  samples, paired (each sample is right in both networks, in one, or in neither). Samples are taken as independent;
+  windows of the HAR CNN overlap and are of nine people, and clips share speakers: there the truth is wider.
 - **seconds**: wall time of the quantization until there is a file (or, in simulation, a model), without
   loading, importing and scoring; **CPU** of that process in the same time, which other work on the machine disturbs less.
 - **× ours**: wall time as a multiple of that of `keras_lowbit default` at the same setting."""
