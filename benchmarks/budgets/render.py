@@ -30,8 +30,8 @@ Bits are listed in the order of the network. Flash is the file for TFLM, `export
 
 FINDINGS = """## What it shows
 
-- Res8 and DS-CNN were measured with the search as it is; the rows of MobileNetV1 and the HAR CNN are of the one before it, which
-  left the mean of a rounding error in its measure (`benchmarks/log.md`).
+- The rows of MobileNetV1 are of a search before this one, which left the mean of a rounding error in its measure
+  (`benchmarks/log.md`).
 - Within the same flash, chosen bits beat the same bits where layers differ: MobileNetV1 loses nothing with 3.2 bits a weight and
   115 kB, and 2.0 points with 3 bits everywhere and 111 kB; Res8 loses 1.3 points with 38 kB, and 3.2 with 36 kB. Half of the
   flash of 8 bits costs Res8 0.8 points, MobileNetV1 none. The test set of MobileNetV1 has 1,000 images: mind the intervals.
