@@ -18,6 +18,7 @@ from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.checks import check_seed
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import SOURCE, samples_for
+from keras_lowbit.export import runtimes
 from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.bias_correction import correct_biases
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
@@ -174,6 +175,11 @@ def _check_budget(
         )
     if budget is not None and not isinstance(budget, Budget):
         raise ValueError(f"`budget` must be a Budget. Received: {type(budget).__name__}")
+    if budget is not None and budget.arena is not None and "tflm" not in runtimes.available():
+        raise ValueError(
+            "The arena is measured with TFLM, which is not installed: install the extra 'micro', or leave "
+            f"`arena` out. Received: arena={budget.arena}"
+        )
     if budget is not None and weight_bits is not None:
         raise ValueError(
             "A budget chooses the weight bits: leave `weight_bits` out, and limit the choice with "

@@ -13,7 +13,6 @@ import numpy as np
 from keras_lowbit._keras import keras
 from keras_lowbit.accounting import cost_of
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.export import runtimes
 from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantizers.placement import insert_requantization, place
@@ -105,7 +104,7 @@ class BitSearch:
         return self._flash[key]
 
     def arena(self, bits: Bits) -> int:
-        """Bytes of TFLM's arena for that file."""
+        """Bytes of TFLM's arena for the file of a choice."""
         return self.sizes.arena(bits)
 
     def within(self, budget: Budget) -> Choice:
@@ -117,11 +116,6 @@ class BitSearch:
         Raises:
           BudgetError: no choice keeps the budget; the message says the least that can be reached.
         """
-        if budget.arena is not None and "tflm" not in runtimes.available():
-            raise ValueError(
-                "The arena is measured with TFLM, which is not installed: install the extra 'micro', or "
-                f"leave `arena` out. Received: arena={budget.arena}"
-            )
         forbidden: set[tuple[str, int]] = set()
         most_arena = budget.limits().get("arena", math.inf)
         while True:

@@ -54,7 +54,7 @@ def quantize_within(
         smaller = {}
         for name, over in excess.items():
             chosen = search.flash(choice.bits) if name == "flash" else search.arena(choice.bits)
-            smaller[name] = max(1, min(chosen - 1, chosen - over))
+            smaller[name] = max(1, chosen - over)  # that is, the limit less what training added
         room = dataclasses.replace(room, **smaller)
     raise BudgetError(
         f"The trained network exceeds the budget by {excess} bytes, and choosing with less room did "

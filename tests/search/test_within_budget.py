@@ -133,6 +133,12 @@ def test_no_room_left_is_said_in_the_limits_that_were_given(search: BitSearch) -
         quantize_within(Budget(flash=least), search, lambda config, attempt: wide)
 
 
+def test_an_arena_needs_tflm_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "available", lambda: ("litert",))
+    with pytest.raises(ValueError, match="install the extra 'micro'.*Received: arena=9000"):
+        keras_lowbit.quantize("no model is here", budget=Budget(arena=9000))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
