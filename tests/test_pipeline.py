@@ -25,6 +25,7 @@ from networks import chain
 import keras_lowbit
 from keras_lowbit import PTQConfig, UnsupportedModelError, variables
 from keras_lowbit.callbacks import Callback
+from keras_lowbit.finetune import end_to_end
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.units import find_units
 
@@ -440,9 +441,14 @@ def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
         ({"steps": 0, "tune_steps": 0}, "mse", "mse"),
     ],
 )
+@pytest.mark.parametrize("kept", [True, False])
 def test_metadata_tell_how_values_were_found(
-    fields: dict[str, Any], weight: str, activation: str, tmp_path: Path
-) -> None:
+    fields: dict[str, Any], weight: str, activation: str, kept: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(end_to_end, "_is_kept", lambda harm, config: kept)
+    if not kept:  # what was undone is not told
+        weight, activation = (text.replace("+end to end", "") for text in (weight, activation))
     config = PTQConfig(**{"steps": 2, "tune_steps": 2, **fields})
     tensors = pipelines.quantized(make(), config).export(tmp_path / "m.tflite")["tensors"]
     assert tensors["first/kernel"]["method"] == weight
