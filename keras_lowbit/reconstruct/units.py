@@ -75,15 +75,18 @@ def whole_network(graph: Graph, placement: Placement) -> Unit:
     Args:
       graph: folded, with ``Quantize`` nodes.
       placement: its quantizers.
+
+    Returns:
+      The unit; without layers where the network has none.
     """
     ends = [_before_probabilities(graph, name) for name in graph.outputs]
     outputs = tuple(name for name in dict.fromkeys(ends) if name not in graph.inputs)
-    inside: dict[str, None] = {}
+    inside: set[str] = set()
     waiting = list(outputs)
     while waiting:
         name = waiting.pop()
         if name not in inside:
-            inside[name] = None
+            inside.add(name)
             waiting += graph[name].inputs
     inputs = tuple(name for name in graph.inputs if name in inside)
     inner = tuple(

@@ -103,10 +103,6 @@ class BitSearch:
             self._flash[key] = self.sizes.flash(bits)
         return self._flash[key]
 
-    def arena(self, bits: Bits) -> int:
-        """Bytes of TFLM's arena for the file of a choice."""
-        return self.sizes.arena(bits)
-
     def within(self, budget: Budget) -> Choice:
         """The choice of least harm within a budget.
 
@@ -120,7 +116,7 @@ class BitSearch:
         most_arena = budget.limits().get("arena", math.inf)
         while True:
             bits = self._best(budget, forbidden)
-            arena = 0 if budget.arena is None else self.arena(bits)
+            arena = 0 if budget.arena is None else self.sizes.arena(bits)
             if arena <= most_arena:
                 return self.choice(bits, budget.flash is not None)
             alone = {name: self._arena_alone(name, bits) for name in self.sizes.containers(bits)}

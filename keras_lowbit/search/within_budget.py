@@ -53,7 +53,8 @@ def quantize_within(
         logging.warning("keras_lowbit: above the budget once trained by %s", excess)
         smaller = {}
         for name, over in excess.items():
-            chosen = search.flash(choice.bits) if name == "flash" else search.arena(choice.bits)
+            predicted = search.flash if name == "flash" else search.sizes.arena
+            chosen = predicted(choice.bits)
             smaller[name] = max(1, chosen - over)  # that is, the limit less what training added
         room = dataclasses.replace(room, **smaller)
     raise BudgetError(
