@@ -3,7 +3,7 @@
 python -m benchmarks.qat plan
 python -m benchmarks.qat run --tasks har_cnn,res8
 python -m benchmarks.qat run --tasks res8 --settings W2A8,2/2 --learning_rates 3e-4,1e-3 --validate \
-    --results out/qat_validation.jsonl
+    --results benchmarks/results/qat_validation.jsonl
 """
 
 from __future__ import annotations
