@@ -95,7 +95,9 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     methods = {"weight": "trained"} | dict.fromkeys(
         ("activation", "low-bit activation"), "trained or mse"
     )
-    return QuantizedModel(student, teacher, config, [record], notes, methods, len(data[0]))
+    return QuantizedModel(
+        student, teacher, config, [record], notes, methods, len(data[0]), digests=student.digests()
+    )
 
 
 def _by_node(

@@ -162,7 +162,9 @@ def _four_steps(
         student.assign(saved[0])
         records.append(saved[1])
     methods = _methods(config, tuned=not records[-1].get("undone"))
-    return QuantizedModel(student, teacher, config, records, notes, methods, len(data[0]))
+    return QuantizedModel(
+        student, teacher, config, records, notes, methods, len(data[0]), digests=student.digests()
+    )
 
 
 def _check_budget(

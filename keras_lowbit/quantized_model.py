@@ -22,6 +22,7 @@ from keras_lowbit.quantizers.placement import place
 from keras_lowbit.version import __version__
 
 FORMAT = 1
+KEPT = ("history", "notes", "methods", "calibration_samples", "calibration_source", "digests")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class QuantizedModel:
         the metadata.
       calibration_samples: how many samples it was made with.
       calibration_source: where they are from if they are not real; else empty.
+      digests: :meth:`Student.digests` as :func:`keras_lowbit.quantize` ended; empty if unknown.
     """
 
     student: Student
@@ -48,6 +50,7 @@ class QuantizedModel:
     methods: dict[str, str]
     calibration_samples: int
     calibration_source: str = ""
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> Any:
@@ -59,6 +62,12 @@ class QuantizedModel:
         """For the metadata: how many calibration samples, and their source unless they are real."""
         source = {"source": self.calibration_source} if self.calibration_source else {}
         return {"samples": self.calibration_samples, **source}
+
+    @property
+    def changed_since(self) -> tuple[str, ...]:
+        """Which of "weight" and "activation" changed since ``quantize`` ended, as by ``model.fit``."""
+        now = self.student.digests()
+        return tuple(part for part, digest in self.digests.items() if digest != now[part])
 
     def cost(self) -> Cost:
         """Parameters, MACs, BOPs, bytes; see :class:`keras_lowbit.Cost`."""
@@ -98,10 +107,8 @@ class QuantizedModel:
         nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
         document = {
             "format": FORMAT, "config": json.loads(self.config.to_json()), "nodes": nodes,
-            "inputs": graph.inputs, "outputs": graph.outputs, "history": self.history,
-            "notes": self.notes, "methods": self.methods,
-            "calibration_samples": self.calibration_samples,
-            "calibration_source": self.calibration_source,
+            "inputs": graph.inputs, "outputs": graph.outputs,
+            **{name: getattr(self, name) for name in KEPT},
         }  # fmt: skip
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,8 +192,10 @@ class QuantizedModel:
         from keras_lowbit.export.lower import lower
 
         student = self.student
-        values = student.values()
-        return lower(student.graph, student.placement, values, self.methods, containers)
+        methods = dict(self.methods)
+        for target in methods:
+            methods[target] += "+changed since" * target.endswith(self.changed_since)
+        return lower(student.graph, student.placement, student.values(), methods, containers)
 
     def quantize_input(self, x: Any) -> list[np.ndarray]:
         """Float samples as the int8 arrays that the exported model takes, one per input."""
@@ -249,9 +258,8 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     graph = Graph(nodes, document["inputs"], document["outputs"])
     student = insert_quantizers(graph, place(graph, config))
     student.assign(values)
-    kept = {k: document[k] for k in ("history", "notes", "methods", "calibration_samples")}
-    origin = document.get("calibration_source", "")  # older folders have none
-    return QuantizedModel(student, build(graph), config, calibration_source=origin, **kept)
+    kept = {name: document[name] for name in KEPT if name in document}  # older folders have fewer
+    return QuantizedModel(student, build(graph), config, **kept)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -85,6 +85,29 @@ def test_saved_and_loaded_after_training(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
+def test_metadata_and_report_say_what_was_changed_since(tmp_path: Path) -> None:
+    qmodel, x, labels = quantized()
+    qmodel.save(tmp_path / "saved")
+    qmodel = keras_lowbit.load(tmp_path / "saved")
+
+    def methods() -> dict[str, str]:
+        tensors = qmodel.export(tmp_path / "m.tflite", overwrite=True)["tensors"]
+        return {name: tensors[name]["method"] for name in ("first/kernel", "first_relu", "last")}
+
+    made = methods()
+    assert qmodel.changed_since == () and "since" not in str(qmodel.report())
+    kernel = qmodel.student.kernels["first"]
+    kernel.assign(kernel + 0.1)
+    assert qmodel.changed_since == ("weight",)
+    assert methods() == made | {"first/kernel": made["first/kernel"] + "+changed since"}
+    qmodel.model.compile(tf_keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    qmodel.model.fit(x, labels, verbose=0)
+    assert qmodel.changed_since == ("weight", "activation")
+    assert methods() == {name: f"{method}+changed since" for name, method in made.items()}
+    assert qmodel.report().to_dict()["changed_since"] == ("weight", "activation")
+    assert "every activation were trained or set since" in str(qmodel.report())
+
+
 @pytest.mark.parametrize("step", [1e6, -1e6])
 def test_no_step_makes_a_scale_negative_or_infinite(step: float, tmp_path: Path) -> None:
     qmodel, x, _ = quantized()

@@ -41,6 +41,7 @@ class Report:
     units: tuple[dict[str, Any], ...]
     calibration_samples: int
     calibration_source: str
+    changed_since: tuple[str, ...]
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +60,10 @@ class Report:
             *(f"{name}: {note}" for name, note in self.notes.items()),
             f"Made with {self.calibration_samples} calibration samples{source}. Biases become int32; "
             "nothing is left float, and what cannot be quantized was refused before any work.",
+            *(
+                f"The values of every {part} were trained or set since; the errors below are of before."
+                for part in self.changed_since
+            ),
             "",
             f"{units:<{unit_width}}{'before':>10}{'after':>10}",
             *(
@@ -101,6 +106,7 @@ def report_on(qmodel: QuantizedModel) -> Report:
         tuple(qmodel.history),
         qmodel.calibration_samples,
         qmodel.calibration_source,
+        qmodel.changed_since,
         qmodel.cost(),
     )
 

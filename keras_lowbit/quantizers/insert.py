@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lowbit.checkpoint import digest
 from keras_lowbit.graph import Graph, Node, build, role_of
 from keras_lowbit.layer_table import FIXED_RANGE, LAYERS
 from keras_lowbit.quantizers.placement import Placement, lowest_code
@@ -76,6 +77,18 @@ class Student:
         values = {name: variable.numpy() for name, variable in self.variables().items()}
         return values | {
             name: quantizer.scale().numpy() for name, quantizer in self.scales().items()
+        }
+
+    def digests(self) -> dict[str, str]:
+        """What :meth:`values` are known by: sha256 of those of every "weight" and "activation"."""
+        parts = {
+            "weight": ("kernel", "kernel_scale"),
+            "activation": ("output_scale", "output_zero_point"),
+        }
+        values = sorted(self.values().items())
+        return {
+            part: digest(value for name, value in values if name.rsplit("/", 1)[1] in roles)
+            for part, roles in parts.items()
         }
 
     def assign(self, values: dict[str, np.ndarray]) -> None:
