@@ -8,6 +8,7 @@ from keras_lowbit.converter import Converter
 from keras_lowbit.export.inspect_file import inspect
 from keras_lowbit.export.load_tflite import load_tflite
 from keras_lowbit.export.metadata import read_metadata
+from keras_lowbit.finetune.relative_adam import RelativeAdam
 from keras_lowbit.pipeline import quantize
 from keras_lowbit.quantized_model import QuantizedModel, load
 from keras_lowbit.quantizers.calibrate import calibrate
@@ -31,6 +32,7 @@ __all__ = [
     "PTQConfig",
     "QuantizedModel",
     "Reconstructor",
+    "RelativeAdam",
     "UnsupportedModelError",
     "__version__",
     "calibrate",

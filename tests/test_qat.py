@@ -108,6 +108,61 @@ def test_metadata_and_report_say_what_was_changed_since(tmp_path: Path) -> None:
     assert "every activation were trained or set since" in str(qmodel.report())
 
 
+def test_relative_adam_counts_every_value_in_its_own_unit() -> None:
+    qmodel, x, labels = quantized()
+    before = qmodel.student.values()
+    optimizer = keras_lowbit.RelativeAdam(qmodel, 0.01)
+    qmodel.model.compile(optimizer, "sparse_categorical_crossentropy")
+    qmodel.model.fit(x, labels, batch_size=len(x), verbose=0)
+    after = qmodel.student.values()
+    # The first step of Adam is as long as the learning rate, and shorter where there is hardly a gradient.
+    for layer in ("first", "last"):
+        moved = (
+            np.abs(after[f"{layer}/kernel"] - before[f"{layer}/kernel"])
+            / before[f"{layer}/kernel_scale"]
+        )
+        assert moved.max() == pytest.approx(0.01, rel=1e-3)
+        factors = after[f"{layer}/kernel_scale"] / before[f"{layer}/kernel_scale"]
+        assert np.abs(np.log(factors)).max() == pytest.approx(0.001, rel=2e-2)
+    span = before["first_relu/output_scale"] * 7  # of 3 bits
+    moved = np.abs(after["first/bias"] - before["first/bias"])
+    assert moved.max() == pytest.approx(0.001 * span, rel=2e-2)
+
+
+def test_relative_adam_does_not_care_how_large_the_inputs_are() -> None:
+    """Adam itself moves small kernels by as much as large ones, and a small first kernel is lost."""
+    losses: dict[Any, list[float]] = {keras_lowbit.RelativeAdam: [], tf_keras.optimizers.Adam: []}
+    for factor in (1.0, 256.0):
+        model = networks.randomize(network(tf_keras))
+        x = networks.samples(model, 64)[0]
+        labels = (x[:, :3].mean((1, 2, 3)) > x[:, 3:].mean((1, 2, 3))).astype(int)
+        kernel = model.get_layer("first").kernel
+        kernel.assign(kernel / factor)
+        for optimizer, found in losses.items():
+            qmodel = pipelines.quantized(model, pipelines.ranges_only(3), data=x * factor)
+            own = optimizer is keras_lowbit.RelativeAdam
+            chosen = optimizer(qmodel, 0.05) if own else optimizer(0.05)
+            qmodel.model.compile(chosen, "sparse_categorical_crossentropy")
+            qmodel.model.fit(x * factor, labels, epochs=8, batch_size=16, shuffle=False, verbose=0)
+            found.append(qmodel.model.evaluate(x * factor, labels, verbose=0))
+    relative, plain = losses.values()
+    assert relative[1] == pytest.approx(relative[0], rel=1e-3)
+    assert plain[1] > 1.5 * plain[0]
+
+
+def test_relative_adam_trains_a_new_head_as_adam_does() -> None:
+    qmodel, x, labels = quantized()
+    head = tf_keras.layers.Dense(2)
+    model = tf_keras.Model(qmodel.model.input, head(qmodel.student.tensor("pool")[:, 0, 0]))
+    before = head.kernel.numpy()
+    model.compile(
+        keras_lowbit.RelativeAdam(qmodel, 0.01), tf_keras.losses.SparseCategoricalCrossentropy(True)
+    )
+    model.fit(x, labels, batch_size=len(x), verbose=0)
+    moved = np.abs(head.kernel.numpy() - before)
+    assert moved.max() == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize("step", [1e6, -1e6])
 def test_no_step_makes_a_scale_negative_or_infinite(step: float, tmp_path: Path) -> None:
     qmodel, x, _ = quantized()

@@ -28,7 +28,7 @@ from benchmarks.study.runner import run
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", list(NETWORKS), "Networks, in this order.")
 flags.DEFINE_list("settings", list(CONFIGS), "Bits.")
-flags.DEFINE_list("learning_rates", [], "Of Adam, instead of the recipes'.")
+flags.DEFINE_list("learning_rates", [], "Instead of the recipes'.")
 flags.DEFINE_integer("epochs", None, "Instead of the recipes'.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the calibration samples and of both optimisations.")
 flags.DEFINE_boolean(

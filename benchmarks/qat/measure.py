@@ -46,7 +46,7 @@ def measure(cell: Cell, task: Task | None = None, trained: Trained | None = None
     accuracies = {"float": accuracy(qmodel.teacher, samples)}
     quantized = time.monotonic()
     accuracies["quantized"] = accuracy(qmodel.model, samples)
-    _train(qmodel.model, labelled, trained, cell)
+    _train(qmodel, labelled, trained, cell)
     ended = time.monotonic()
     accuracies["trained"] = accuracy(qmodel.model, samples)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def measure(cell: Cell, task: Task | None = None, trained: Trained | None = None
         "accuracy": accuracies, "test_samples": len(samples.x_test),
         "calibration_samples": qmodel.calibration_samples,
         "labelled_samples": len(labelled.x), "learned_from": trained.samples,
-        "recipe": {"optimizer": "Adam, cosine", **cell.recipe._asdict()},
+        "recipe": cell.recipe._asdict(),
         "recipe_chosen": trained.chosen,
         "tflm_mismatches": proof.mismatches, "tflm_compared": proof.compared,
         "seconds": {
@@ -94,11 +94,13 @@ def _validation(labelled: Labelled, seed: int) -> tuple[Samples, Labelled]:
     return Samples(seen.x[chosen], labelled.x[out], labelled.y[out]), seen
 
 
-def _train(model: tf_keras.Model, labelled: Labelled, trained: Trained, cell: Cell) -> None:
-    recipe = cell.recipe
+def _train(
+    qmodel: keras_lowbit.QuantizedModel, labelled: Labelled, trained: Trained, cell: Cell
+) -> None:
+    recipe, model = cell.recipe, qmodel.model
     steps = len(labelled.x) // recipe.batch_size
     rate = tf_keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps)
-    model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.compile(keras_lowbit.RelativeAdam(qmodel, rate), "sparse_categorical_crossentropy")
     model.fit(
         batches(labelled.x, labelled.y, recipe.batch_size, trained.augment, cell.seed),
         epochs=recipe.epochs, steps_per_epoch=steps, verbose=0,

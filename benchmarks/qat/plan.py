@@ -30,11 +30,12 @@ Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Recipe(NamedTuple):
-    """Adam, its rate falling to zero along a half cosine."""
+    """:class:`keras_lowbit.RelativeAdam`, its rate falling to zero along a half cosine."""
 
     epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: str = "RelativeAdam, cosine"
 
 
 class Labelled(NamedTuple):

@@ -129,7 +129,7 @@ def finetune(
     tuned = student.biases if "bias" in config.tune else ()
     train(
         function, attach(student, network.layers, groups, weights, ranges),
-        [_tuned_bias(student, name) for name in tuned],
+        [TunedBias.of(student.biases[name], output_span(student, name)) for name in tuned],
         arrived, wanted, loss, steps=config.tune_steps, batch_size=config.batch_size,
         bias_learning_rate=SLOWER * rate, generator=generator,
         redraw=_redraw(student.graph, config, float_network),
@@ -185,10 +185,9 @@ def _redraw(graph: Graph, config: PTQConfig, float_network: UnitFunction) -> Red
     return redraw
 
 
-def _tuned_bias(student: Student, name: str) -> TunedBias:
-    """The bias of a layer in units of the range of the tensor it helps to compute."""
+def output_span(student: Student, name: str) -> float:
+    """The range of the tensor that the bias of a layer helps to compute, from end to end."""
     relu = fused_relu(student.graph, student.graph[name])
     group = student.placement.groups[relu.name if relu else name]
     quantizer = student.activation_quantizers[group]
-    span = quantizer.scale().numpy() * (quantizer.spec.qmax - quantizer.spec.qmin)
-    return TunedBias.of(student.biases[name], float(span))
+    return float(quantizer.scale().numpy() * (quantizer.spec.qmax - quantizer.spec.qmin))
