@@ -45,16 +45,25 @@ class Node:
 class Graph:
     """Nodes in topological order, with the names of the inputs and outputs.
 
+    ``output_names`` is what the caller's model calls its outputs, whatever the nodes are that compute them.
+
     Example:
       >>> graph = read(model)
       >>> [node.name for node in graph.consumers("conv2d")]
       ['activation']
     """
 
-    def __init__(self, nodes: Iterable[Node], inputs: Iterable[str], outputs: Iterable[str]):
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        output_names: Iterable[str] = (),
+    ) -> None:
         self.nodes = _in_topological_order(tuple(nodes))
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.output_names = tuple(output_names) or self.outputs
         self._by_name = {node.name: node for node in self.nodes}
         self._consumers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
@@ -84,7 +93,7 @@ class Graph:
         """The graph with nodes of the same names replaced and nodes of new names added."""
         new = {node.name: node for node in nodes}
         kept = [new.pop(node.name, node) for node in self.nodes]
-        return Graph([*kept, *new.values()], self.inputs, self.outputs)
+        return Graph([*kept, *new.values()], self.inputs, self.outputs, self.output_names)
 
     def without(self, name: str) -> Graph:
         """The graph without a one-input node; its consumers read its input instead."""
@@ -102,7 +111,8 @@ class Graph:
             for node in self.nodes
             if node.name != drop
         ]
-        return Graph(nodes, self.inputs, tuple(new if o == old else o for o in self.outputs))
+        outputs = [new if output == old else output for output in self.outputs]
+        return Graph(nodes, self.inputs, outputs, self.output_names)
 
 
 def _in_topological_order(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -153,9 +163,11 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
         caller = wrap(node, layer) if wrap else layer
         tensors[node.name] = caller(arguments if len(arguments) > 1 else arguments[0])
     outputs = [tensors[name] for name in graph.outputs]
-    return keras.Model(
+    model = keras.Model(
         [inputs[name] for name in graph.inputs], outputs[0] if len(outputs) == 1 else outputs
     )
+    model.output_names = list(graph.output_names)  # of losses and labels, in `fit`
+    return model
 
 
 def role_of(variable_name: str) -> str:

@@ -107,7 +107,7 @@ class QuantizedModel:
         nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
         document = {
             "format": FORMAT, "config": json.loads(self.config.to_json()), "nodes": nodes,
-            "inputs": graph.inputs, "outputs": graph.outputs,
+            "inputs": graph.inputs, "outputs": graph.outputs, "output_names": graph.output_names,
             **{name: getattr(self, name) for name in KEPT},
         }  # fmt: skip
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
@@ -255,7 +255,7 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
         )
         for entry in document["nodes"]
     ]  # fmt: skip
-    graph = Graph(nodes, document["inputs"], document["outputs"])
+    graph = Graph(nodes, document["inputs"], document["outputs"], document.get("output_names", ()))
     student = insert_quantizers(graph, place(graph, config))
     student.assign(values)
     kept = {name: document[name] for name in KEPT if name in document}  # older folders have fewer

@@ -53,7 +53,7 @@ def read(model: Any) -> Graph:
         name = tensor._keras_history[0].name
         tensors[id(tensor)] = reader.add(name, "Input", (), tensor.shape)
         input_names.append(tensors[id(tensor)])
-    output_names = [reader.visit(tensor, tensors, "") for tensor in model.outputs]
+    outputs = [reader.visit(tensor, tensors, "") for tensor in model.outputs]
     if reader.refused:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in reader.refused.items())
         raise UnsupportedModelError(
@@ -61,7 +61,16 @@ def read(model: Any) -> Graph:
             f"\nReplace them by supported layers ({', '.join(_supported())}), or quantize the part "
             "of the model that excludes them."
         )
-    return Graph(reader.nodes.values(), input_names, output_names)
+    return Graph(reader.nodes.values(), input_names, outputs, _output_names(model))
+
+
+def _output_names(model: Any) -> list[str]:
+    """The keys of a dict of outputs, else the names of the layers; none where they are not unique."""
+    names = [tensor._keras_history[0].name for tensor in model.outputs]
+    structure = getattr(model, "output", None)  # a Sequential of Keras 3 may have none
+    if isinstance(structure, dict) and len(structure) == len(names):
+        names = sorted(structure)  # the order of `outputs`
+    return names if len(set(names)) == len(names) else []
 
 
 def _supported() -> list[str]:

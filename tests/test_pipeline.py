@@ -20,6 +20,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from networks import chain
 
 import keras_lowbit
@@ -292,6 +293,39 @@ def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
     )
     simulated, reference = pipelines.codes_by_tensor(qmodel)["first_relu"]
     assert np.abs(simulated - reference).max() <= 1
+
+
+def heads(keras: Any, as_dict: bool) -> Any:
+    """A classifier and a regression; the layers of the dict are not named like its keys."""
+    image = keras.Input((8,), name="image")
+    trunk = keras.layers.Dense(4, activation="relu", name="trunk")(image)
+    value = keras.layers.Dense(1, name="a_value")(trunk)
+    label = keras.layers.Dense(3, activation="softmax", name="the_label")(trunk)
+    return keras.Model(image, {"value": value, "label": label} if as_dict else [value, label])
+
+
+@pytest.mark.parametrize("keras", networks.FLAVOURS.values(), ids=networks.FLAVOURS)
+@pytest.mark.parametrize(
+    ("as_dict", "label", "value"), [(True, "label", "value"), (False, "the_label", "a_value")]
+)
+def test_outputs_keep_their_names(
+    keras: Any, as_dict: bool, label: str, value: str, tmp_path: Path
+) -> None:
+    """In the signature of the file and for the labels of `fit`; after loading as well."""
+    model = networks.randomize(heads(keras, as_dict))
+    pipelines.quantized(model, RANGES).save(tmp_path / "saved")
+    qmodel = keras_lowbit.load(tmp_path / "saved")
+    x, known = networks.samples(model, 64)[0], {label: np.arange(64) % 3, value: np.zeros((64, 1))}
+    losses = {label: "sparse_categorical_crossentropy", value: "mse"}
+    qmodel.model.compile(keras_lowbit.RelativeAdam(qmodel, 0.05), losses)
+    history = qmodel.model.fit(x, known, epochs=5, verbose=0).history
+    assert history[f"{value}_loss"][-1] < history[f"{value}_loss"][0]
+    qmodel.export(tmp_path / "m.tflite")
+    interpreter = Interpreter(str(tmp_path / "m.tflite"))
+    assert interpreter.get_signature_list()["serving_default"]["outputs"] == sorted([label, value])
+    codes = qmodel.quantize_input(x[:1])[0]
+    outputs = interpreter.get_signature_runner("serving_default")(image=codes)
+    assert {name: codes.shape for name, codes in outputs.items()} == {label: (1, 3), value: (1, 1)}
 
 
 # ---- files

@@ -231,13 +231,15 @@ class _Writer:
         signature.subgraphIndex = 0
         signature.inputs, signature.outputs = [], []
         program = self.program
-        for names, maps in (
-            (program.inputs, signature.inputs), (program.outputs, signature.outputs),
-        ):  # fmt: skip
-            for name in names:
+        called = program.output_names or program.outputs
+        for tensors, names, maps in (
+            (program.inputs, program.inputs, signature.inputs),
+            (program.outputs, called, signature.outputs),
+        ):
+            for tensor, name in zip(tensors, names, strict=True):
                 entry = self.schema.TensorMapT()
                 entry.name = name
-                entry.tensorIndex = self.indices[name]
+                entry.tensorIndex = self.indices[tensor]
                 maps.append(entry)
         return signature
 

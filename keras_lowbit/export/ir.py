@@ -124,13 +124,12 @@ class Program:
     ops: tuple[Op, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_names: tuple[str, ...] = ()  # in the signature; none: as the tensors
 
     def __post_init__(self) -> None:
         for name, tensor in self.tensors.items():
             if tensor.name != name:
-                raise ValueError(
-                    f"Tensor '{tensor.name}' is filed under another name. Received: {name!r}."
-                )
+                raise ValueError(f"A tensor is filed as '{name}'. Received: {tensor.name!r}.")
         known = {name for name, tensor in self.tensors.items() if tensor.data is not None}
         for name in self.inputs:
             _expect_new(self.tensors, known, name, "the program's inputs")

@@ -32,7 +32,7 @@ def lower(
       containers: of the kernels in the file, by layer; "int8" unless given.
 
     Returns:
-      A program whose input and output tensors bear the names of the model's.
+      A program; its inputs, and outputs in the signature, have the names of the model's.
 
     Raises:
       ValueError: a bias that overflows int32, a scale that is not positive and finite; the layer
@@ -81,8 +81,8 @@ class _Lowering:
             if node.name in self.where:  # a ReLU that already runs inside another kernel
                 continue
             getattr(self, _HANDLERS[node.kind])(node)
-        outputs = tuple(map(self._external, self.graph.outputs))
-        return ir.Program(self.tensors, tuple(self.ops), self.graph.inputs, outputs)
+        names, ends = self.graph.output_names, tuple(map(self._external, self.graph.outputs))
+        return ir.Program(self.tensors, tuple(self.ops), self.graph.inputs, ends, names)
 
     def _grid(self, group: str) -> _Grid:
         spec = self.placement.activations[group]
