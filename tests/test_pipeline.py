@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -571,3 +572,26 @@ def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str) -> None:
     qmodel = pipelines.quantized(networks.randomize(model), RANGES)
     results = qmodel.model.predict(networks.samples(model, 4)[0], verbose=0)
     assert [result.shape for result in results] == [(4, 2)] * 2
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+@pytest.mark.parametrize("kind", ["dict", "OrderedDict", "nested"])
+def test_inputs_in_a_dict(keras: Any, kind: str) -> None:
+    """The two have one shape, so that it would not show if they were taken for each other."""
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
+    joined = keras.layers.Concatenate()([zeta, alpha])
+    structures = {
+        "dict": {"zeta": zeta, "alpha": alpha},
+        "OrderedDict": OrderedDict(zeta=zeta, alpha=alpha),
+        "nested": [zeta, {"alpha": alpha}],
+    }
+    model = keras.Model(structures[kind], keras.layers.Dense(2)(joined))
+    names = [tensor._keras_history[0].name for tensor in networks.randomize(model).inputs]
+    data = dict(zip(names, networks.samples(model, 64), strict=True))
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(16)
+    x = np.concatenate([data["zeta"], data["alpha"]], axis=1)
+    kernel, bias = model.get_weights()
+    for samples in (data, dataset):
+        qmodel = pipelines.quantized(model, pipelines.ranges_only(8), samples)
+        received = qmodel.model.predict(data, verbose=0)
+        np.testing.assert_allclose(received, x @ kernel + bias, atol=0.1)
