@@ -52,7 +52,7 @@ def quantize(
     recipe: str = "default",
     config: PTQConfig | None = None,
     budget: Budget | None = None,
-    candidate_bits: tuple[int, ...] | None = None,
+    candidate_bits: Iterable[int] | None = None,
     callbacks: Iterable[Callback] | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -168,7 +168,7 @@ def _four_steps(
 
 
 def _check_budget(
-    budget: Budget | None, candidate_bits: tuple[int, ...] | None, weight_bits: int | None
+    budget: Budget | None, candidate_bits: Iterable[int] | None, weight_bits: int | None
 ) -> None:
     if budget is None and candidate_bits is not None:
         raise ValueError(
