@@ -153,6 +153,12 @@ def test_mistakes_show_before_any_work() -> None:
             pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
 
 
+@pytest.mark.parametrize("given", [3, "History", [3], NeverCalled(), [NeverCalled]])
+def test_what_is_no_list_of_callbacks_is_refused_before_any_work(given: Any) -> None:
+    with pytest.raises(ValueError, match="`callbacks` must be a list of .*Received: callbacks="):
+        keras_lowbit.quantize("no model is here", callbacks=given)
+
+
 def test_blocks_of_a_layerwise_variable_are_refused_before_any_work() -> None:
     config = PTQConfig(optimize=("bitsplit",), units="block")
     x = networks.samples(make(), 40)[0]
