@@ -23,7 +23,7 @@ def candidates(
     Layers that ``layer_bits`` or ``first_last_bits`` name keep what those say.
 
     Raises:
-      ValueError: candidates that are no widths, or no layer that is free.
+      ValueError: candidates that are no widths, no layer with a kernel, or none that is free.
     """
     given = (
         [plain_number(b) for b in candidate_bits] if isinstance(candidate_bits, Iterable) else []
@@ -33,6 +33,11 @@ def candidates(
         raise ValueError(
             f"`candidate_bits` must list at least two different widths from {MIN_BITS} to {MAX_BITS}. "
             f"Received: candidate_bits={candidate_bits!r}"
+        )
+    if not graph.weighted():
+        raise ValueError(
+            "The network has no kernel, so there are no bits to choose. Quantize it without a budget. "
+            f"Received: layers {[node.name for node in graph.nodes]}"
         )
     narrow, wide = (
         place(graph, dataclasses.replace(config, weight_bits=bits)).weights

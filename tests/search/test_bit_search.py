@@ -149,6 +149,12 @@ def test_other_candidates_are_refused(given: Any) -> None:
         candidates(read(uneven.model()), PTQConfig(), given)
 
 
+def test_a_network_without_kernels_is_refused() -> None:
+    graph = read(networks.chain((4, 4, 2), lambda k: k.MaxPooling2D(2, name="pool"))(tf_keras))
+    with pytest.raises(ValueError, match=r"has no kernel.*Received: layers \['image', 'pool'\]"):
+        candidates(graph, PTQConfig())
+
+
 def test_fixed_layers_keep_their_bits() -> None:
     config = PTQConfig(
         first_last_bits=6, layer_bits={"hid.*": (5, 7)}, optimize=(), tune_steps=0
