@@ -281,6 +281,16 @@ def test_verify_reads_a_generator_once(tmp_path: Path) -> None:
         qmodel.verify(tmp_path / "none.tflite", networks.samples(qmodel.model, 5)[0])
 
 
+def test_samples_of_a_quantized_model_are_not_called_calibration_data(tmp_path: Path) -> None:
+    qmodel = pipelines.quantized(make(), RANGES)
+    qmodel.export(tmp_path / "m.tflite")
+    x = networks.samples(qmodel.model, 5)[0]
+    for wrong in (np.where(x == x.max(), np.nan, x), x[..., :1], x[:0]):
+        for use in (qmodel.quantize_input, lambda x: qmodel.verify(tmp_path / "m.tflite", x)):
+            with pytest.raises(ValueError, match="^The data .*(NaN|shape|empty)"):
+                use(wrong)
+
+
 def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
     """It predicts, evaluates and learns; what it has learned is what is exported."""
     qmodel = pipelines.quantized(make(), RANGES)
