@@ -70,8 +70,8 @@ def read_samples(calib_ds: Any, graph: Graph, limit: int = sys.maxsize) -> list[
             break
     if count == 0:
         raise ValueError(
-            "The calibration data are empty: not one sample came out of them. If this is a "
-            f"generator, it may be used up already. Received: {_described(calib_ds)}"
+            "The data are empty: not one sample came out of them. If this is a generator, it may be "
+            f"used up already. Received: {_described(calib_ds)}"
         )
     samples = [np.concatenate(column)[:limit] for column in columns]
     for name, array in zip(graph.inputs, samples, strict=True):
@@ -103,8 +103,7 @@ def _elements(calib_ds: Any, graph: Graph) -> Iterator[Any]:
 def _not_data(calib_ds: Any) -> ValueError:
     call = " This is a function: pass what it returns." if callable(calib_ds) else ""
     return ValueError(
-        f"The calibration data cannot be read. Expected {_KINDS}.{call} "
-        f"Received: {_described(calib_ds)}"
+        f"The data cannot be read. Expected {_KINDS}.{call} Received: {_described(calib_ds)}"
     )
 
 
@@ -124,8 +123,7 @@ def _batch(element: Any, graph: Graph) -> list[np.ndarray]:
     counts = {name: len(array) for name, array in zip(graph.inputs, arrays, strict=True)}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            "All inputs must have the same number of calibration samples. "
-            f"Received: samples by input {counts}"
+            f"All inputs must have the same number of samples. Received: samples by input {counts}"
         )
     return arrays
 
@@ -141,7 +139,7 @@ def _parts(element: Any, graph: Graph) -> list[Any]:
         missing = [name for name in graph.inputs if name not in x]
         if missing:
             raise ValueError(
-                f"The calibration data have no entry for the input(s) {missing}. Expected the keys "
+                f"The data have no entry for the input(s) {missing}. Expected the keys "
                 f"{list(graph.inputs)}. Received: the keys {list(x)}"
             )
         return [x[name] for name in graph.inputs]
@@ -167,8 +165,8 @@ def _as_batch(value: Any, graph: Graph, name: str) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in _NUMBERS:
         raise ValueError(
-            f"The calibration data for the input {name!r} are not an array of numbers. Expected the "
-            f"shape {_batched(shape)}. Received: {_described(value)}"
+            f"The data for the input {name!r} are not an array of numbers. Expected the shape "
+            f"{_batched(shape)}. Received: {_described(value)}"
         )
     if array.shape == shape:
         return array[np.newaxis]
@@ -190,9 +188,8 @@ def _wrong_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> ValueE
     elif array.shape == shape:
         hint = " The batch axis is missing: use x[np.newaxis], or better give many samples."
     return ValueError(
-        f"The calibration data for the input {name!r} have the wrong shape. Expected "
-        f"{_batched(shape)}, or {shape} for a single sample of a dataset.{hint} "
-        f"Received: {array.shape}"
+        f"The data for the input {name!r} have the wrong shape. Expected {_batched(shape)}, or "
+        f"{shape} for a single sample of a dataset.{hint} Received: {array.shape}"
     )
 
 
@@ -207,8 +204,8 @@ def _check_finite(name: str, array: np.ndarray) -> None:
     samples = np.flatnonzero(wrong)
     listed = ", ".join(map(str, samples[:_LISTED])) + (", ..." if len(samples) > _LISTED else "")
     raise ValueError(
-        f"The calibration data for the input {name!r} hold values that are NaN or infinite (as "
-        f"float32), so no range can be estimated. Remove or repair these samples. Received: "
+        f"The data for the input {name!r} hold values that are NaN or infinite (as float32), which "
+        f"no integer stands for. Remove or repair these samples. Received: "
         f"{int((~np.isfinite(array)).sum())} such values in {len(samples)} of {len(array)} samples "
         f"(number {listed})"
     )

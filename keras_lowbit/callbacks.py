@@ -44,6 +44,23 @@ class Callback:
         """After the last unit."""
 
 
+def as_callbacks(given: Any) -> list[Callback]:
+    """The callbacks that were given, none for None.
+
+    Raises:
+      ValueError: no list of callbacks.
+    """
+    if given is None:
+        return []
+    callbacks: list[Any] = list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(callback, Callback) for callback in callbacks):
+        raise ValueError(
+            "`callbacks` must be a list of keras_lowbit.callbacks.Callback, e.g. [History()]. "
+            f"Received: callbacks={given!r}"
+        )
+    return callbacks
+
+
 class CallbackList(Callback):
     """Fans out to several callbacks, in order."""
 

@@ -33,12 +33,18 @@ class Checkpoint:
 
     Raises:
       ValueError: the folder belongs to a run with another fingerprint; the differing fields are
-        named.
+        named. Or it cannot be made.
     """
 
     def __init__(self, directory: str | os.PathLike[str], fingerprint: Mapping[str, str]) -> None:
         self._directory = Path(directory)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"`checkpoint_dir` must be a folder, or a path where one can be made: {error.strerror}. "
+                f"Give another. Received: {str(directory)!r}"
+            ) from error
         state = self._directory / "fingerprint.json"
         if not state.exists():
             _write(state, json.dumps(dict(fingerprint), indent=1).encode())

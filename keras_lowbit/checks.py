@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 MIN_BITS, MAX_BITS = 2, 8
 WIDE_BITS = 16
+
+
+def plain_number(given: Any) -> Any:
+    """A number of any type, e.g. NumPy's, as Python's int or float; everything else as it is."""
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        return given
+    return operator.index(given) if isinstance(given, numbers.Integral) else float(given)
 
 
 def check_bits(name: str, bits: Any, wide: bool = False) -> None:
@@ -52,7 +61,7 @@ def check_seed(seed: Any) -> None:
 
 
 def as_items(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """A mapping from patterns of layer names, or its items; lists become tuples.
+    """A mapping from patterns of layer names, or its items; lists become tuples, numbers plain.
 
     Raises:
       ValueError: anything else.
@@ -67,7 +76,12 @@ def as_items(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
             f"`{name}` must map patterns of layer names to bits, e.g. {{'conv2d_3|dense': 8}}. "
             f"Received: {name}={given!r}"
         )
-    return tuple((p, tuple(bits) if isinstance(bits, list) else bits) for p, bits in pairs)
+    return tuple((pattern, _plain_bits(bits)) for pattern, bits in pairs)
+
+
+def _plain_bits(given: Any) -> Any:
+    pair = isinstance(given, (list, tuple))
+    return tuple(map(plain_number, given)) if pair else plain_number(given)
 
 
 def as_tuple(name: str, given: Any) -> tuple[Any, ...]:

@@ -121,7 +121,7 @@ def _quantize(options: flags.FlagValues) -> int:
     samples = _samples(options)
     qmodel = quantize(
         options.model, samples, config=config, budget=budget,
-        candidate_bits=_candidate_bits(options), seed=options.seed,
+        candidate_bits=_candidate_bits(options, budget), seed=options.seed,
         verbose=options.verbose, checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
     qmodel.export(
@@ -152,11 +152,18 @@ def _budget(options: flags.FlagValues) -> Budget | None:
     return budget
 
 
-def _candidate_bits(options: flags.FlagValues) -> tuple[int, ...] | None:
+def _candidate_bits(options: flags.FlagValues, budget: Budget | None) -> tuple[int, ...] | None:
     given = options.candidate_bits
-    if given is not None and not all(text.strip().isdecimal() for text in given):
+    if given is None:
+        return None
+    if budget is None:
+        raise ValueError(
+            "--candidate_bits are what a budget is spent on: give one of the flags --budget_* too, e.g. "
+            f"--budget_flash. Received: --candidate_bits={','.join(given)}"
+        )
+    if not all(text.strip().isdecimal() for text in given):
         raise ValueError(f"--candidate_bits must be whole numbers. Received: {','.join(given)!r}")
-    return None if given is None else tuple(map(int, given))
+    return tuple(map(int, given))
 
 
 def _verify(options: flags.FlagValues) -> int:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_lowbit.checks import MAX_BITS, as_items, as_tuple, check_bits, check_flag
+from keras_lowbit.checks import MAX_BITS, as_items, as_tuple, check_bits, check_flag, plain_number
 
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
@@ -43,6 +43,7 @@ class TensorSpec:
     grid: str = "narrow"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", plain_number(self.bits))
         check_bits("bits", self.bits, wide=not self.symmetric)
         if self.grid not in WEIGHT_GRIDS[1:] or (self.bits == MAX_BITS and self.grid != "narrow"):
             raise ValueError(
@@ -147,6 +148,8 @@ class PTQConfig:
     calibration_samples: int = 1024
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
         object.__setattr__(self, "layer_bits", as_items("layer_bits", self.layer_bits))
         for name in ("optimize", "tune"):
             object.__setattr__(self, name, as_tuple(name, getattr(self, name)))

@@ -80,7 +80,7 @@ class Converter:
         self.recipe = "default"
         self.config: PTQConfig | None = None
         self.budget: Budget | None = None
-        self.candidate_bits: tuple[int, ...] | None = None
+        self.candidate_bits: Iterable[int] | None = None
         self.callbacks: Iterable[Callback] | None = None
         self.checkpoint_dir: str | os.PathLike[str] | None = None
         self.seed = 0

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from keras_lowbit._keras import load_float_model
-from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN
+from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN, as_callbacks
 from keras_lowbit.checkpoint import Checkpoint, digest
 from keras_lowbit.checks import check_seed
 from keras_lowbit.config import PTQConfig
@@ -52,7 +52,7 @@ def quantize(
     recipe: str = "default",
     config: PTQConfig | None = None,
     budget: Budget | None = None,
-    candidate_bits: tuple[int, ...] | None = None,
+    candidate_bits: Iterable[int] | None = None,
     callbacks: Iterable[Callback] | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -96,15 +96,15 @@ def quantize(
     check_seed(seed)
     config = resolve(config, weight_bits, activation_bits, recipe)
     _check_budget(budget, candidate_bits, weight_bits)
+    watching = CallbackList([
+        *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *as_callbacks(callbacks),
+    ])  # fmt: skip
     model = load_float_model(model)
     source = read(model)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
     owners(config)  # likewise
     data = samples_for(calib_ds, source, config, seed, checkpoint_dir)
     inputs = dict(zip(source.inputs, data, strict=True))
-    watching = CallbackList([
-        *([ProgressBar(verbose)] if verbose else []), StopOnNaN(), *(callbacks or ()),
-    ])  # fmt: skip
 
     def with_config(config: PTQConfig, attempt: int = 0) -> QuantizedModel:
         again = f"attempt_{attempt}" if attempt else ""
@@ -168,7 +168,7 @@ def _four_steps(
 
 
 def _check_budget(
-    budget: Budget | None, candidate_bits: tuple[int, ...] | None, weight_bits: int | None
+    budget: Budget | None, candidate_bits: Iterable[int] | None, weight_bits: int | None
 ) -> None:
     if budget is None and candidate_bits is not None:
         raise ValueError(

@@ -39,5 +39,7 @@ def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.
 
 
 def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    by_tensor = {id(tensor): x for tensor, x in zip(model.inputs, inputs, strict=True)}
+    structure = model.input if len(inputs) > 1 else model.inputs[0]  # e.g. a dict
+    outputs = model(tf.nest.map_structure(lambda t: by_tensor[id(t)], structure), training=False)
     return [np.asarray(output, np.float32) for output in tf.nest.flatten(outputs)]

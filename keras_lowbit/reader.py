@@ -7,6 +7,7 @@ at inference disappear. Whatever cannot be quantized is refused here, by name, b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,12 @@ _DROPPED = {
     "ActivityRegularization", "Identity",
 }  # fmt: skip
 _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU", "softmax": "Softmax", "sigmoid": "Sigmoid"}
+_SCOPE = r"[A-Za-z0-9_.\\/>-]*"  # of TensorFlow, which every layer that is built opens
+_ROOT_SCOPE = rf"[A-Za-z0-9.]{_SCOPE}"
+_NAME_REFUSED = (
+    "names must be of letters from a to z, digits, '_', '.' and '-', with a letter or digit first; give "
+    "it, or the model that it is in, another where it is made, or with Keras 3 by layer.name = 'output_layer'"
+)
 
 
 class UnsupportedModelError(ValueError):
@@ -51,6 +58,8 @@ def read(model: Any) -> Graph:
     input_names = []
     for tensor in model.inputs:
         name = tensor._keras_history[0].name
+        if not re.fullmatch(_SCOPE, name):  # the layer behind it is named quantized_<name>
+            reader.refused[name] = _NAME_REFUSED
         tensors[id(tensor)] = reader.add(name, "Input", (), tensor.shape)
         input_names.append(tensors[id(tensor)])
     outputs = [reader.visit(tensor, tensors, "") for tensor in model.outputs]
@@ -154,6 +163,8 @@ class _Reader:
         self, layer: Any, kind: str, node_index: int, prefix: str, shapes: list[tuple[int, ...]]
     ) -> str | None:
         """Why this call of a layer, on inputs of these ``shapes``, cannot be quantized."""
+        if not re.fullmatch(_ROOT_SCOPE, prefix + layer.name):
+            return _NAME_REFUSED
         module = type(layer).__module__
         if module.split(".")[0] not in ("keras", "tf_keras"):
             return f"{kind} is a class of your own"

@@ -153,6 +153,16 @@ def test_parts_come_back_exactly(tmp_path: Path) -> None:
         assert values[name].dtype == value.dtype
 
 
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_a_file_is_no_folder(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("results")
+    with pytest.raises(
+        ValueError, match=f"`checkpoint_dir` must be a folder.*Received: .*{place}'"
+    ):
+        run(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "results"
+
+
 @pytest.mark.parametrize("broken", ["npz", "json"])
 def test_a_part_that_could_not_be_written_does_not_exist(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

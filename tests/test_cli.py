@@ -234,7 +234,7 @@ def test_budgets(folder: Path, command: Command) -> None:
     for wrong, message in (
         (("--budget_flash=2kB",), "packing 'auto' and strip 'micro'"),
         (("--budget_bops=1e6", "--candidate_bits=2,x"), "whole numbers. Received: '2,x'"),
-        (("--candidate_bits=2,3",), "give `budget` too"),
+        (("--candidate_bits=2,3",), "--budget_flash. Received: --candidate_bits=2,3"),
         (("--budget_flash=2 lb", "--packing=auto", "--strip=micro"), "`flash` must be"),
         (("--budget_bops=1e6", "--weight_bits=3"), "leave --weight_bits out"),
     ):

@@ -1,9 +1,11 @@
 """What a configuration accepts, and its two-way JSON."""
 
 import dataclasses
+import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from keras_lowbit.config import PTQConfig, TensorSpec
@@ -33,7 +35,7 @@ def test_grids_of_weights() -> None:
             TensorSpec(bits, True, grid=grid)
 
 
-@pytest.mark.parametrize("bits", [1, 9, 4.0, True, "4", None])
+@pytest.mark.parametrize("bits", [1, 9, 4.0, 2.5, np.True_, True, "4", None])
 def test_bits_are_checked(bits: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"2 to 8, since codes are stored in int8 containers. "
                                                    f"Received: bits={bits!r}")):  # fmt: skip
@@ -74,6 +76,8 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"steps": -1}, "at least 0. Received: steps=-1"),
         ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
         ({"calibration_samples": 1.5}, "calibration_samples=1.5"),
+        ({"steps": np.float64(10)}, "steps=10.0"),
+        ({"layer_bits": {"conv": np.int64(9)}}, "layer_bits\\['conv'\\]=9"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
         ({"split_channels": 0.6}, "from 0 to 0.5. Received: split_channels=0.6"),
         ({"split_channels": -0.1}, "split_channels=-0.1"),
@@ -119,6 +123,30 @@ def test_json_both_ways(config: PTQConfig) -> None:
     assert again == config
     assert hash(again) == hash(config)
     assert again.to_json() == config.to_json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "plain"),
+    [
+        ({"weight_bits": np.int64(2)}, {"weight_bits": 2}),
+        ({"activation_bits": np.uint8(16)}, {"activation_bits": 16}),
+        ({"first_last_bits": np.int8(8)}, {"first_last_bits": 8}),
+        ({"steps": np.int64(10), "batch_size": np.int32(4)}, {"steps": 10, "batch_size": 4}),
+        ({"layer_bits": {"a": np.int64(3)}}, {"layer_bits": {"a": 3}}),
+        ({"layer_bits": {"a": (np.int64(3), np.int64(16))}}, {"layer_bits": {"a": (3, 16)}}),
+        ({"learning_rate": np.float32(0.5)}, {"learning_rate": 0.5}),
+        ({"split_channels": np.float32(0.25)}, {"split_channels": 0.25}),
+    ],
+)
+def test_numbers_of_numpy_are_stored_as_pythons(
+    fields: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    config, expected = PTQConfig(**fields), PTQConfig(**plain)
+    assert repr(config) == repr(expected)
+    assert config == expected
+    assert hash(config) == hash(expected)
+    assert json.loads(config.to_json()) == json.loads(expected.to_json())
+    assert repr(TensorSpec(np.int64(4), symmetric=True)) == repr(TensorSpec(4, symmetric=True))
 
 
 def test_a_configuration_is_frozen_and_compares_by_value() -> None:

@@ -197,7 +197,7 @@ def spec_without(name: str) -> Any:
         ("target_spec", None, "must be a tf.lite.TargetSpec. Received: NoneType"),
         ("representative_dataset", None, "must be a function.*Received: .*NoneType"),
         ("representative_dataset", [np.zeros((1, 5, 5, 2))], "must be a function.*list"),
-        ("representative_dataset", lambda: iter(()), "calibration data are empty"),
+        ("representative_dataset", lambda: iter(()), "data are empty"),
         ("packing", "zip", "`packing` must be one of"),
         ("budget", Budget(flash="6kB"), "choose packing 'auto'.*Received: .*int8"),
     ],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,12 @@ def test_mistakes_show_before_any_work() -> None:
             pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
 
 
+@pytest.mark.parametrize("given", [3, "History", [3], NeverCalled(), [NeverCalled]])
+def test_what_is_no_list_of_callbacks_is_refused_before_any_work(given: Any) -> None:
+    with pytest.raises(ValueError, match="`callbacks` must be a list of .*Received: callbacks="):
+        keras_lowbit.quantize("no model is here", callbacks=given)
+
+
 def test_blocks_of_a_layerwise_variable_are_refused_before_any_work() -> None:
     config = PTQConfig(optimize=("bitsplit",), units="block")
     x = networks.samples(make(), 40)[0]
@@ -273,6 +280,16 @@ def test_verify_reads_a_generator_once(tmp_path: Path) -> None:
     assert verification.samples == 5
     with pytest.raises(ValueError, match=r"No such file.*none\.tflite"):
         qmodel.verify(tmp_path / "none.tflite", networks.samples(qmodel.model, 5)[0])
+
+
+def test_samples_of_a_quantized_model_are_not_called_calibration_data(tmp_path: Path) -> None:
+    qmodel = pipelines.quantized(make(), RANGES)
+    qmodel.export(tmp_path / "m.tflite")
+    x = networks.samples(qmodel.model, 5)[0]
+    for wrong in (np.where(x == x.max(), np.nan, x), x[..., :1], x[:0]):
+        for use in (qmodel.quantize_input, lambda x: qmodel.verify(tmp_path / "m.tflite", x)):
+            with pytest.raises(ValueError, match="^The data .*(NaN|shape|empty)"):
+                use(wrong)
 
 
 def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
@@ -605,3 +622,26 @@ def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str) -> None:
     qmodel = pipelines.quantized(networks.randomize(model), RANGES)
     results = qmodel.model.predict(networks.samples(model, 4)[0], verbose=0)
     assert [result.shape for result in results] == [(4, 2)] * 2
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+@pytest.mark.parametrize("kind", ["dict", "OrderedDict", "nested"])
+def test_inputs_in_a_dict(keras: Any, kind: str) -> None:
+    """The two have one shape, so that it would not show if they were taken for each other."""
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((4,), name="alpha")
+    joined = keras.layers.Concatenate()([zeta, alpha])
+    structures = {
+        "dict": {"zeta": zeta, "alpha": alpha},
+        "OrderedDict": OrderedDict(zeta=zeta, alpha=alpha),
+        "nested": [zeta, {"alpha": alpha}],
+    }
+    model = keras.Model(structures[kind], keras.layers.Dense(2)(joined))
+    names = [tensor._keras_history[0].name for tensor in networks.randomize(model).inputs]
+    data = dict(zip(names, networks.samples(model, 64), strict=True))
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(16)
+    x = np.concatenate([data["zeta"], data["alpha"]], axis=1)
+    kernel, bias = model.get_weights()
+    for samples in (data, dataset):
+        qmodel = pipelines.quantized(model, pipelines.ranges_only(8), samples)
+        received = qmodel.model.predict(data, verbose=0)
+        np.testing.assert_allclose(received, x @ kernel + bias, atol=0.1)

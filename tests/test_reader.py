@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -262,6 +263,31 @@ def test_refusals_name_the_layer_and_the_reason(name: str, keras: Any) -> None:
     network, message = REFUSED[name]
     with pytest.raises(UnsupportedModelError, match=message):
         read(network(keras))
+
+
+@pytest.mark.parametrize("name", ["output layer", "_x", "dense:1", "größe", "x(2)"])
+def test_names_that_tensorflow_cannot_take_are_refused(name: str) -> None:
+    layers = keras3.layers
+    image = keras3.Input((4,), name="input 1")
+    inner = keras3.Sequential([keras3.Input((3,)), layers.Dense(3, name="dense")], name="my model")
+    hidden = inner(layers.Dropout(0.5, name="not read")(layers.Dense(3, "relu", name=name)(image)))
+    model = keras3.Model(image, hidden)
+    listed = rf"  input 1: names must.*\n  {re.escape(name)}: .*\n  my model_dense: names must"
+    with pytest.raises(
+        UnsupportedModelError, match=rf"3 layer.*\n{listed}.*layer.name = 'output_la"
+    ):
+        read(model)
+    model.layers[0].name, model.layers[1].name, inner.name = "input_1", "output_layer", "inner"
+    assert build(read(model)).input_names == ["input_1"]
+
+
+def test_names_that_tf_keras_takes_alone_are_refused() -> None:
+    image = tf_keras.Input((4,), name="input 1")
+    model = tf_keras.Model(image, tf_keras.layers.Dense(2)(image))
+    with pytest.raises(UnsupportedModelError, match=r"input 1: names must be of letters"):
+        read(model)
+    model.layers[0]._name = "_x"  # inputs may begin so
+    assert read(model).inputs == ("_x",)
 
 
 def test_functions_are_refused_by_name() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit._keras import keras, tfmot_imported_quietly
+from keras_lowbit.checks import plain_number
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import role_of
 from keras_lowbit.layer_table import LAYERS, has_kernel
@@ -56,7 +57,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
         unsigned: bool = False,
         weight_grid: str = "narrow",
     ) -> None:
-        self.weight_bits = weight_bits
+        self.weight_bits = plain_number(weight_bits)
         self.weight_grid = weight_grid
         self.weight_quantizer: WeightQuantizer | None = None
         self.output_quantizer: OutputQuantizer | None = None

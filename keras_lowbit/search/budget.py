@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+from keras_lowbit.checks import plain_number
+
 _UNITS = {"": 1, "B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
@@ -21,7 +23,8 @@ class Budget:
 
     Attributes:
       flash: bytes of the file that ``export(path, packing="auto", strip="micro")`` writes for TFLM: a
-        number, or a string such as ``"40kB"`` (1000 bytes) or ``"40KiB"`` (1024).
+        number, or a string such as ``"40kB"`` (1000 bytes) or ``"40KiB"`` (1024); rounded down to
+        whole bytes.
       arena: bytes of TFLM's arena for that file on this 64-bit host, in the same forms. Activations
         take a byte an element at any width; what the choice of bits changes is which weights are
         packed, and hence expanded in RAM.
@@ -32,8 +35,8 @@ class Budget:
       >>> keras_lowbit.quantize(model, x_train[:512], budget=Budget(flash="40kB"))
     """
 
-    flash: int | str | None = None
-    arena: int | str | None = None
+    flash: float | str | None = None
+    arena: float | str | None = None
     bops: float | None = None
     average_weight_bits: float | None = None
 
@@ -41,7 +44,8 @@ class Budget:
         for name in ("flash", "arena"):
             object.__setattr__(self, name, _bytes_of(name, getattr(self, name)))
         for name in ("bops", "average_weight_bits"):
-            value = getattr(self, name)
+            value = plain_number(getattr(self, name))
+            object.__setattr__(self, name, value)
             if value is not None and not (_is_number(value) and value > 0):
                 raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
         if not self.limits():
@@ -60,13 +64,13 @@ def _bytes_of(name: str, size: Any) -> int | None:
     if size is None:
         return None
     written = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
-    count = math.floor(float(written[1]) * _UNITS[written[2]]) if written else size
-    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
+    count = float(written[1]) * _UNITS[written[2]] if written else plain_number(size)
+    if not (_is_number(count) and count >= 1):
         raise ValueError(
-            f"`{name}` must be a positive number of bytes, or a string of a number and one of "
+            f"`{name}` must be one byte or more: a number, or a string of a number and one of "
             f"{[unit for unit in _UNITS if unit]}, e.g. '40kB'. Received: {name}={size!r}"
         )
-    return count
+    return math.floor(count)
 
 
 def _is_number(value: Any) -> bool:

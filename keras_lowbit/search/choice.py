@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_lowbit.checks import MAX_BITS, MIN_BITS
+from keras_lowbit.checks import MAX_BITS, MIN_BITS, plain_number
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.placement import place
@@ -23,14 +23,21 @@ def candidates(
     Layers that ``layer_bits`` or ``first_last_bits`` name keep what those say.
 
     Raises:
-      ValueError: candidates that are no widths, or no layer that is free.
+      ValueError: candidates that are no widths, no layer with a kernel, or none that is free.
     """
-    given = candidate_bits if isinstance(candidate_bits, (list, tuple)) else ()
+    given = (
+        [plain_number(b) for b in candidate_bits] if isinstance(candidate_bits, Iterable) else []
+    )
     choices = tuple(sorted({b for b in given if isinstance(b, int) and MIN_BITS <= b <= MAX_BITS}))
     if len(choices) < 2 or len(choices) != len(given):
         raise ValueError(
             f"`candidate_bits` must list at least two different widths from {MIN_BITS} to {MAX_BITS}. "
             f"Received: candidate_bits={candidate_bits!r}"
+        )
+    if not graph.weighted():
+        raise ValueError(
+            "The network has no kernel, so there are no bits to choose. Quantize it without a budget. "
+            f"Received: layers {[node.name for node in graph.nodes]}"
         )
     narrow, wide = (
         place(graph, dataclasses.replace(config, weight_bits=bits)).weights

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from keras_lowbit._keras import load_float_model
-from keras_lowbit.checks import check_seed
+from keras_lowbit.checks import check_seed, plain_number
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import samples_for
 from keras_lowbit.reader import read
@@ -89,7 +90,7 @@ class Front:
 def pareto(
     model: Any,
     calib_ds: Any = None,
-    candidate_bits: tuple[int, ...] = CANDIDATE_BITS,
+    candidate_bits: Iterable[int] = CANDIDATE_BITS,
     points: int = 8,
     *,
     recipe: str = "default",
@@ -116,6 +117,7 @@ def pareto(
     Raises:
       ValueError: as of ``quantize``, or ``points`` below 2.
     """
+    points = plain_number(points)
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise ValueError(f"`points` must be an integer of at least 2. Received: points={points!r}")
     check_seed(seed)

@@ -113,6 +113,8 @@ def test_configurations_round_trip() -> None:
                    LowBitQuantizeConfig(2, None)):  # fmt: skip
         again = LowBitQuantizeConfig.from_config(config.get_config())
         assert again.get_config() == config.get_config()
+    numpys = LowBitQuantizeConfig(np.int64(3), np.int64(5))
+    assert repr(numpys.get_config()) == repr(LowBitQuantizeConfig(3, 5).get_config())
     for quantizer in (WeightQuantizer(3, (2, 3)), ActivationQuantizer(5, True)):
         again = type(quantizer).from_config(quantizer.get_config())
         assert again == quantizer

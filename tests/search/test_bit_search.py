@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from typing import Any
 
 import networks
 import numpy as np
@@ -16,6 +17,7 @@ from keras_lowbit import Budget, PTQConfig
 from keras_lowbit.export import runtimes
 from keras_lowbit.reader import read
 from keras_lowbit.search.bit_search import BitSearch, Choice
+from keras_lowbit.search.choice import candidates
 
 needs_tflm = pytest.mark.skipif(
     "tflm" not in runtimes.available(), reason="tflite_micro is not installed"
@@ -129,6 +131,28 @@ def test_arena(search: BitSearch) -> None:
     assert found.average_weight_bits <= 6.0
     with pytest.raises(ValueError, match=f"even with all weights.*reached is {unpacked}$"):
         search.within(Budget(arena=unpacked - 16))
+
+
+@pytest.mark.parametrize(
+    "given", [[3, 2], range(2, 4), {2, 3}, np.array([2, 3]), iter((np.int64(2), 3))]
+)
+def test_candidates_may_be_of_any_kind(given: Any) -> None:
+    graph = read(uneven.model())
+    assert repr(candidates(graph, PTQConfig(), given)) == repr(
+        dict.fromkeys(["small", "large", "hidden", "last"], (2, 3))
+    )
+
+
+@pytest.mark.parametrize("given", [(2, 2.5), (2, 4, 4), (True, 2, 3), range(3, 10), "24", 4, None])
+def test_other_candidates_are_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="at least two different widths from 2 to 8.*Received: c"):
+        candidates(read(uneven.model()), PTQConfig(), given)
+
+
+def test_a_network_without_kernels_is_refused() -> None:
+    graph = read(networks.chain((4, 4, 2), lambda k: k.MaxPooling2D(2, name="pool"))(tf_keras))
+    with pytest.raises(ValueError, match=r"has no kernel.*Received: layers \['image', 'pool'\]"):
+        candidates(graph, PTQConfig())
 
 
 def test_fixed_layers_keep_their_bits() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import networks
+import numpy as np
 import pipelines
 import pytest
 import tf_keras
@@ -18,8 +19,8 @@ from keras_lowbit import Front
 @pytest.fixture(scope="module")
 def front() -> Front:
     return keras_lowbit.pareto(
-        uneven.model(), uneven.samples(), uneven.CANDIDATES, points=5, config=uneven.RANGES_ONLY,
-        verbose=0,
+        uneven.model(), uneven.samples(), uneven.CANDIDATES, points=np.int64(5),  # type: ignore[arg-type]
+        config=uneven.RANGES_ONLY, verbose=0,
     )  # fmt: skip
 
 
