@@ -50,6 +50,39 @@ def test_an_exact_program_is_ok_and_the_table_says_so():
     assert "exact" in str(result) and "tflm" in str(result) and "100.00%" in str(result)
 
 
+def simulated_like(program, blob, inputs):
+    """The device's outputs as real numbers."""
+    tensors = [program.tensors[name] for name in program.outputs]
+    return [
+        (codes.astype(np.float32) - tensor.zero_point) * tensor.scale
+        for tensor, codes in zip(tensors, runtimes.run(blob, "tflm", inputs), strict=True)
+    ]
+
+
+@needs_tflm
+@pytest.mark.parametrize("heads", [(1,), (1, 3), (3, 1)])
+def test_outputs_of_one_unit_have_a_difference_and_no_argmax(heads):
+    build = Builder(3, 8)
+    source = build.input((1, 12))
+    program = build.program(*(build.dense(source, units, "NONE") for units in heads))
+    blob, inputs = flatbuffer.write(program), random_inputs(program, 5)
+    simulated = simulated_like(program, blob, inputs)
+    single = heads.index(1)
+    simulated[single][2] += 7 * program.tensors[program.outputs[single]].scale
+    result = verify(program, blob, inputs, simulated)
+    tflm = result.runtimes["tflm"]
+    assert result.ok and tflm.simulation_difference == 7
+    assert tflm.argmax_agreement == (None if heads == (1,) else 1.0)
+    assert ("100.00%" in str(result)) == (len(heads) > 1)
+    assert "largest difference" in str(result)
+    if len(heads) > 1:
+        simulated[1 - single] *= -1  # the one number is of this output alone
+        assert verify(program, blob, inputs, simulated).runtimes["tflm"].argmax_agreement == 0.0
+    unseen = verify(program, blob, inputs)
+    assert unseen.runtimes["tflm"].simulation_difference is None
+    assert "largest difference" not in str(unseen)
+
+
 @needs_tflm
 def test_xnnpack_rounds_once_and_is_reported():
     build = Builder(0, 4)
