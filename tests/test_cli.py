@@ -140,6 +140,7 @@ def test_a_file_that_is_not_the_saved_models_fails(folder: Path, command: Comman
     status, shown, _ = command("verify", "--saved=a", "--output=b.tflite", "--calib=x.npy")
     assert status == 1
     assert "NOT PROVEN EXACT" in shown
+    assert re.search(r"written from other values, in \d+ tensors .*Export it again", shown)
 
 
 @pytest.mark.parametrize("calib", [["--calib=one.npz"], ["--calib=two.npz", "--calib_key=images"]])

@@ -286,6 +286,11 @@ def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
     assert qmodel.model.evaluate(x, labels, verbose=0) < before
     second = exported(qmodel, tmp_path)
     assert first != second
+    (tmp_path / "old.tflite").write_bytes(first)
+    stale = qmodel.verify(tmp_path / "old.tflite", x[:2])
+    assert not stale.ok
+    assert "first/kernel" in stale.other_values
+    assert "Export it again" in str(stale)
     pipelines.prove(qmodel, tmp_path)
     np.testing.assert_allclose(
         qmodel.model.predict(x, verbose=0), networks.outputs(qmodel.model, [x])[0], atol=1 / 256

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_lowbit.export import flatbuffer, integer_reference, runtimes
+from keras_lowbit.export.containers import read_containers
 from keras_lowbit.export.ir import Program
+from keras_lowbit.export.load_tflite import other_values
 
+NAMED = 4  # tensors that a message lists
 TWIN = "tflm, twin"  # TFLM on the same integers in int8 containers
 
 
@@ -39,20 +42,27 @@ class RuntimeResult:
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Results by runtime name, for `samples` inputs."""
+    """Results by runtime name, for `samples` inputs.
+
+    `other_values` names the tensors of which the file holds other weights, biases or scales than the program:
+    it was written from another model, or before the values of this one changed.
+    """
 
     runtimes: Mapping[str, RuntimeResult]
     samples: int
+    other_values: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the flatbuffer is proven exact on these inputs.
+        """Whether the flatbuffer holds the program's values and is proven exact on these inputs.
 
         With TFLM installed: no mismatch on it and nothing off the grid. A file that TFLM cannot run is
         exact if the same integers in int8 containers are, and LiteRT makes no difference between the
         two. Without TFLM, LiteRT's reference kernels stand in, which round FULLY_CONNECTED differently:
         differences of one code are accepted.
         """
+        if self.other_values:
+            return False
         proof = self.runtimes.get("tflm") or self.runtimes.get(TWIN)
         if proof:
             return (
@@ -97,6 +107,13 @@ class Verification:
             lines.append(
                 "TFLM cannot run this packing; it ran the same integers in int8 containers, from which "
                 f"{unlike} elements of this file differ on LiteRT."
+            )
+        if self.other_values:
+            named = ", ".join(self.other_values[:NAMED])
+            lines.append(
+                f"This file was written from other values, in {len(self.other_values)} tensors ({named}"
+                f"{', ...' if len(self.other_values) > NAMED else ''}): from another model, or before the "
+                "values of this one changed. Export it again."
             )
         return "\n".join(lines)
 
@@ -143,7 +160,8 @@ def verify(
     if needs_twin:
         actual = runtimes.run_all_tensors(twin, "tflm", inputs, tensors)
         results[TWIN] = _compare(program, reference, actual, tuple(reference), simulated_outputs)
-    return Verification(results, len(inputs[0]))
+    others = other_values(blob, program, read_containers(blob, program))
+    return Verification(results, len(inputs[0]), others)
 
 
 def _compare(

@@ -104,8 +104,26 @@ def test_a_flatbuffer_of_other_weights_is_caught():
     )
     tflm = result.runtimes["tflm"]
     assert not result.ok and "NOT PROVEN EXACT" in str(result)
+    assert result.other_values == (name,) and "Export it again" in str(result)
     assert tflm.mismatches > 0 and tflm.max_difference > 1
     assert tflm.tensors[program.ops[0].outputs[0]] > 0
+
+
+@needs_tflm
+def test_other_values_that_no_output_shows_are_caught():
+    """With a scale twice as large at both ends of a pool, the codes are the same everywhere."""
+    build = Builder(5, 8)
+    source = build.input((1, 4, 4, 2))
+    program = build.program(build.pool("MAX_POOL_2D", source, (2, 2), (2, 2), "VALID"))
+    moved = program
+    for name, tensor in program.tensors.items():
+        moved = replace(moved, name, scale=2 * tensor.scale)
+    inputs = random_inputs(program, 3)
+    result = verify(program, flatbuffer.write(moved), inputs)
+    assert result.runtimes["tflm"].mismatches == 0
+    assert not result.ok and result.other_values == tuple(program.tensors)
+    result = verify(program, flatbuffer.write(program), inputs)
+    assert result.ok and result.other_values == () and "other values" not in str(result)
 
 
 @needs_tflm
