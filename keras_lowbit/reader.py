@@ -20,6 +20,8 @@ _DROPPED = {
     "ActivityRegularization", "Identity",
 }  # fmt: skip
 _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU", "softmax": "Softmax", "sigmoid": "Sigmoid"}
+_CALLED_AGAIN = "it is called more than once; give each call a layer or nested model of its own"
+_MOST_JOINED = 10  # inputs that the CONCATENATION of TFLM takes
 
 
 class UnsupportedModelError(ValueError):
@@ -77,6 +79,7 @@ class _Reader:
         self.refused: dict[str, str] = {}
         self._done: dict[tuple[int, int, str], list[str]] = {}
         self._prefixes: set[str] = set()
+        self._nested: set[int] = set()
 
     def add(
         self,
@@ -124,6 +127,10 @@ class _Reader:
         self, layer: Any, node_index: int, names: tuple[str, ...], prefix: str, shape: Any
     ) -> list[str]:
         if getattr(layer, "inputs", None) and hasattr(layer, "layers"):  # a nested model
+            if layer.weights and id(layer) in self._nested:
+                self.refused[prefix + layer.name] = _CALLED_AGAIN
+                return [self.add(layer.name, "Flatten", names[:1], t.shape) for t in layer.outputs]
+            self._nested.add(id(layer))
             inner = {id(t): name for t, name in zip(layer.inputs, names, strict=True)}
             inner_prefix = f"{prefix}{layer.name}_"
             while inner_prefix in self._prefixes:  # another call: not the tensors of the first
@@ -154,7 +161,7 @@ class _Reader:
             return f"{kind} is not supported"
         config = layer.get_config()
         if layer.weights and (node_index, prefix) != self._first_call(layer, node_index, prefix):
-            return "it is called more than once; give each call a layer of its own"
+            return _CALLED_AGAIN
         if config.get("data_format", "channels_last") not in (None, "channels_last"):
             return "data_format must be channels_last, as in TFLite"
         if kind in ("Conv1D", "Conv2D") and config.get("groups", 1) != 1:
@@ -171,11 +178,14 @@ class _Reader:
             return f"{kind} is supported on the last axis only"
         if kind == "Concatenate" and config["axis"] == 0:
             return "Concatenate cannot join samples; use another axis than 0"
+        if kind == "Concatenate" and len(shapes) > _MOST_JOINED:
+            return f"Concatenate takes at most {_MOST_JOINED} inputs, not {len(shapes)}; nest two"
         if kind == "Add" and len(set(shapes)) != 1:
             return "Add is supported between equal shapes only"
         activation = _activation_name(layer) if kind not in ("ReLU", "Softmax") else "linear"
         if activation not in ("linear", *_ACTIVATIONS):
-            return f"the activation {activation!r} is not supported"
+            known = ", ".join(("linear", *_ACTIVATIONS))
+            return f"the activation {activation!r} is not supported; use one of {known}"
         return None
 
     def _first_call(self, layer: Any, node_index: int, prefix: str) -> tuple[int, str]:

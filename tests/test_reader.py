@@ -200,9 +200,20 @@ def _custom(keras: Any) -> Any:
 
 
 def _siamese(keras: Any) -> Any:
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="tower")])
+    layers = [keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4, activation="relu")]
+    inner = keras.Sequential(layers, name="tower")
     first, second = keras.Input((4,)), keras.Input((4,))
     return keras.Model([first, second], keras.layers.Add()([inner(first), inner(second)]))
+
+
+def _shared_within_others(keras: Any) -> Any:
+    """Each of two nested models calls the same third."""
+    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)], name="encoder")
+    first, second = keras.Input((4,)), keras.Input((4,))
+    left = keras.Model(first, encoder(first), name="left")
+    right = keras.Model(second, encoder(second), name="right")
+    image = keras.Input((4,))
+    return keras.Model(image, right(left(image)))
 
 
 def _shared_conv(keras: Any) -> Any:
@@ -220,6 +231,12 @@ def _joined_batches(keras: Any) -> Any:
     first, second = keras.Input((4,)), keras.Input((4,))
     joined = keras.layers.Concatenate(axis=0, name="join")([first, second])
     return keras.Model([first, second], joined)
+
+
+def _joined_by_twelve(keras: Any) -> Any:
+    image = keras.Input((4,))
+    branches = [keras.layers.Dense(2)(image) for _ in range(12)]
+    return keras.Model(image, keras.layers.Concatenate(name="join")(branches))
 
 
 def _gelu(keras: Any) -> Any:
@@ -244,10 +261,17 @@ REFUSED = {
     "dynamic shape": (chain((None, 3), lambda k: k.Conv1D(2, 3)), "image: .*not static"),
     "custom": (_custom, "twice: Twice is a class of your own\n  false_relu: ReLU is a class"),
     "shared conv": (_shared_conv, "shared: it is called more than once"),
-    "siamese": (_siamese, "tower: it is called more than once"),
+    "siamese": (_siamese, r"1 layer\(s\)[^\0]*\n  tower: it is called more than once; give each call"),
+    "shared within others": (
+        _shared_within_others, r"1 layer\(s\)[^\0]*\n  right_encoder: it is called more than once"
+    ),
+    "joined by twelve": (_joined_by_twelve, "join: .*at most 10 inputs, not 12; nest two"),
     "broadcast add": (_broadcast_add, "sum: .*equal shapes"),
     "joined batches": (_joined_batches, "join: .*samples"),
-    "activation": (_gelu, "odd: the activation 'gelu' is not supported"),
+    "activation": (
+        _gelu,
+        "odd: the activation 'gelu' is not supported; use one of linear, relu, relu6, softmax, sigmoid",
+    ),
     "several": (
         chain(SERIES, lambda k: k.LSTM(4, name="memory"), lambda k: k.Dense(2, activation="gelu",
               name="odd")),
