@@ -7,7 +7,7 @@ at inference disappear. Whatever cannot be quantized is refused here, by name, b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,8 @@ def read(model: Any) -> Graph:
       A graph with the same outputs (to float rounding). Batch norms are still nodes.
 
     Raises:
-      UnsupportedModelError: not functional, not built, or with layers that are not supported; all
-        of them are listed by name with the reason.
+      UnsupportedModelError: not functional, not built, with weights that are NaN or infinite, or with
+        layers that are not supported; all of them are listed by name with the reason.
     """
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise UnsupportedModelError(
@@ -63,7 +63,22 @@ def read(model: Any) -> Graph:
             f"\nReplace them by supported layers ({', '.join(_supported())}), or quantize the part "
             "of the model that excludes them."
         )
+    _check_finite(reader.nodes.values())
     return Graph(reader.nodes.values(), input_names, output_names)
+
+
+def _check_finite(nodes: Iterable[Node]) -> None:
+    wrong = {
+        f"{node.name}/{role}": int(np.count_nonzero(~np.isfinite(value)))
+        for node in nodes
+        for role, value in node.weights.items()
+        if not np.isfinite(value).all()
+    }
+    if wrong:
+        raise UnsupportedModelError(
+            "The float model has weights that are NaN or infinite (as float32). Train it again, or load a "
+            f"checkpoint from before they became so. Received: such values by layer and weight {wrong}"
+        )
 
 
 def _supported() -> list[str]:

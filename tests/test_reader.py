@@ -288,6 +288,22 @@ def test_refusals_name_the_layer_and_the_reason(name: str, keras: Any) -> None:
         read(network(keras))
 
 
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, keras: Any) -> None:
+    network = chain(
+        IMAGE, lambda k: k.SeparableConv2D(4, 3, name="apart"), lambda k: k.Flatten(),
+        lambda k: k.Dense(3, name="last"),
+    )  # fmt: skip
+    model = networks.randomize(network(keras))
+    weights = model.get_weights()
+    weights[0][1, 2] = weights[-1][1] = value
+    model.set_weights(weights)
+    expected = "NaN or infinite .*'apart_depthwise/kernel': 3, 'last/bias': 1"
+    with pytest.raises(UnsupportedModelError, match=expected):
+        read(model)
+
+
 def test_functions_are_refused_by_name() -> None:
     image = keras3.Input(IMAGE)
     tensor = keras3.layers.Conv2D(3, 1)(image) + image
