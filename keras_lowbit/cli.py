@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ import numpy as np
 from absl import flags
 
 from keras_lowbit import RECIPES, Budget, PTQConfig, inspect, load, quantize, read_metadata
+from keras_lowbit._keras import load_float_model
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
 from keras_lowbit.export.output_files import FORMATS, output_paths
+from keras_lowbit.reader import read
 from keras_lowbit.search.file_sizes import check_is_for_that_file
+
+Samples = np.ndarray | dict[str, np.ndarray]  # of the only input, or by input name
 
 
 def run() -> None:
@@ -63,7 +68,8 @@ def _flags() -> flags.FlagValues:
     bits: dict[str, Any] = {"lower_bound": 2, "upper_bound": 8, "flag_values": options}
     for name, text in {
         "model": "The float model: .keras, .h5 or a SavedModel folder.",
-        "calib": "Samples: .npy, or .npz (see --calib_key); rows are samples.",
+        "calib": "Samples: .npy, or .npz (see --calib_key); rows are samples. Of a model of several inputs, "
+        ".npz with an array per input under the inputs' names.",
         "calib_key": "Array of the .npz file; its only one by default.",
         "output": "The .tflite file to write (quantize) or read.",
         "config": "A JSON file with PTQConfig fields, instead of bit flags.",
@@ -118,9 +124,10 @@ def _quantize(options: flags.FlagValues) -> int:
     else:
         bits = {name: options[name].value for name in ("weight_bits", "activation_bits")}
         config = PTQConfig(**RECIPES[options.recipe], **bits)
-    samples = _samples(options)
+    model = load_float_model(options.model)
+    samples = _samples(options, read(model).inputs)
     qmodel = quantize(
-        options.model, samples, config=config, budget=budget,
+        model, samples, config=config, budget=budget,
         candidate_bits=_candidate_bits(options, budget), seed=options.seed,
         verbose=options.verbose, checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
@@ -134,7 +141,7 @@ def _quantize(options: flags.FlagValues) -> int:
     sys.stdout.write(f"{qmodel.report()}\n\n{sizes}\n")
     if not options.verify_samples:
         return 0
-    verification = qmodel.verify(outputs[0], samples[: options.verify_samples])
+    verification = qmodel.verify(outputs[0], _first(samples, options.verify_samples))
     sys.stdout.write(f"{verification}\n")
     return 0 if verification.ok else 1
 
@@ -168,9 +175,9 @@ def _candidate_bits(options: flags.FlagValues, budget: Budget | None) -> tuple[i
 
 def _verify(options: flags.FlagValues) -> int:
     _require(options, "saved", "output", "calib")
-    verification = load(options.saved).verify(
-        options.output, _samples(options)[: options.verify_samples]
-    )
+    qmodel = load(options.saved)
+    samples = _samples(options, qmodel.student.graph.inputs)
+    verification = qmodel.verify(options.output, _first(samples, options.verify_samples))
     sys.stdout.write(f"{verification}\n")
     return 0 if verification.ok else 1
 
@@ -218,8 +225,8 @@ def _require(options: flags.FlagValues, *names: str) -> None:
         raise ValueError(f"This command needs {', '.join(missing)}.")
 
 
-def _samples(options: flags.FlagValues) -> np.ndarray:
-    """The array of ``--calib``, (samples, ...)."""
+def _samples(options: flags.FlagValues, inputs: Sequence[str]) -> Samples:
+    """The array of ``--calib``, (samples, ...), or one per input of a model of several."""
     try:
         stored = np.load(options.calib)
     except (OSError, ValueError) as error:
@@ -227,12 +234,27 @@ def _samples(options: flags.FlagValues) -> np.ndarray:
             f"The calibration file cannot be read: {error}. Expected .npy or .npz. "
             f"Received: {options.calib!r}"
         ) from error
+    names = [] if isinstance(stored, np.ndarray) else stored.files
+    if len(inputs) > 1:
+        if options.calib_key or not {*inputs} <= {*names}:
+            raise ValueError(
+                "A model of several inputs takes an .npz file with an array per input, under the names "
+                f"{list(inputs)}, and no --calib_key. Received: {options.calib!r} with the arrays {names}, "
+                f"--calib_key={options.calib_key!r}"
+            )
+        return {name: stored[name] for name in inputs}
     if isinstance(stored, np.ndarray):
         return stored
-    key = options.calib_key or (stored.files[0] if len(stored.files) == 1 else None)
-    if key not in stored.files:
+    key = options.calib_key or (names[0] if len(names) == 1 else None)
+    if key not in names:
         raise ValueError(
-            f"Say with --calib_key which array of the file holds the samples, one of {stored.files}. "
+            f"Say with --calib_key which array of the file holds the samples, one of {names}. "
             f"Received: {key!r}"
         )
     return stored[key]
+
+
+def _first(samples: Samples, count: int) -> Samples:
+    if isinstance(samples, dict):
+        return {name: array[:count] for name, array in samples.items()}
+    return samples[:count]

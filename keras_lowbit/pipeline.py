@@ -33,7 +33,7 @@ from keras_lowbit.quantizers.ranges import first_method
 from keras_lowbit.reader import read
 from keras_lowbit.recipes import resolve
 from keras_lowbit.reconstruct.output_ranges import match_output
-from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners
+from keras_lowbit.reconstruct.reconstructor import Reconstructor, owners, warn_if_useless
 from keras_lowbit.reconstruct.variables import ClosedForm
 from keras_lowbit.reconstruct.weight_ranges import match_layer_outputs
 from keras_lowbit.search.bit_search import BitSearch
@@ -161,6 +161,7 @@ def _four_steps(
     else:
         student.assign(saved[0])
         records.append(saved[1])
+    warn_if_useless(records)
     methods = _methods(config, tuned=not records[-1].get("undone"))
     return QuantizedModel(
         student, teacher, config, records, notes, methods, len(data[0]), digests=student.digests()

@@ -211,7 +211,7 @@ class QuantizedModel:
 
         Returns:
           :class:`keras_lowbit.export.verify.Verification`: per runtime that can run the file the
-          differing elements, the largest difference, the argmax agreement with the simulation; ``.ok``.
+          differing elements, the largest difference, the agreement with the simulation; ``.ok``.
 
         Raises:
           ValueError: the file was not exported by keras_lowbit or is damaged, its JSON file is missing,

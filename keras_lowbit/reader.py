@@ -8,7 +8,7 @@ at inference disappear. Whatever cannot be quantized is refused here, by name, b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ _NAME_REFUSED = (
     "names must be of letters from a to z, digits, '_', '.' and '-', with a letter or digit first; give "
     "it, or the model that it is in, another where it is made, or with Keras 3 by layer.name = 'output_layer'"
 )
+_CALLED_AGAIN = "it is called more than once; give each call a layer or nested model of its own"
+_MOST_JOINED = 10  # inputs that the CONCATENATION of TFLM takes
 
 
 class UnsupportedModelError(ValueError):
@@ -43,8 +45,8 @@ def read(model: Any) -> Graph:
       A graph with the same outputs (to float rounding). Batch norms are still nodes.
 
     Raises:
-      UnsupportedModelError: not functional, not built, or with layers that are not supported; all
-        of them are listed by name with the reason.
+      UnsupportedModelError: not functional, not built, with weights that are NaN or infinite, or with
+        layers that are not supported; all of them are listed by name with the reason.
     """
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise UnsupportedModelError(
@@ -55,13 +57,11 @@ def read(model: Any) -> Graph:
         )
     reader = _Reader()
     tensors = {}
-    input_names = []
     for tensor in model.inputs:
         name = tensor._keras_history[0].name
         if not re.fullmatch(_SCOPE, name):  # the layer behind it is named quantized_<name>
             reader.refused[name] = _NAME_REFUSED
         tensors[id(tensor)] = reader.add(name, "Input", (), tensor.shape)
-        input_names.append(tensors[id(tensor)])
     outputs = [reader.visit(tensor, tensors, "") for tensor in model.outputs]
     if reader.refused:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in reader.refused.items())
@@ -70,7 +70,9 @@ def read(model: Any) -> Graph:
             f"\nReplace them by supported layers ({', '.join(_supported())}), or quantize the part "
             "of the model that excludes them."
         )
-    return Graph(reader.nodes.values(), input_names, outputs, _output_names(model))
+    _check_finite(reader.nodes.values())
+    inputs = [tensors[id(tensor)] for tensor in model.inputs]
+    return Graph(reader.nodes.values(), inputs, outputs, _output_names(model))
 
 
 def _output_names(model: Any) -> list[str]:
@@ -80,6 +82,17 @@ def _output_names(model: Any) -> list[str]:
     if isinstance(structure, dict) and len(structure) == len(names):
         names = sorted(structure)  # the order of `outputs`
     return names if len(set(names)) == len(names) else []
+
+
+def _check_finite(nodes: Iterable[Node]) -> None:
+    weights = {f"{node.name}/{role}": w for node in nodes for role, w in node.weights.items()}
+    counts = {name: int((~np.isfinite(weight)).sum()) for name, weight in weights.items()}
+    wrong = {name: count for name, count in counts.items() if count}
+    if wrong:
+        raise UnsupportedModelError(
+            "The float model has weights that are NaN or infinite (as float32). Train it again, or load a "
+            f"checkpoint from before they became so. Received: such values by layer and weight {wrong}"
+        )
 
 
 def _supported() -> list[str]:
@@ -95,6 +108,7 @@ class _Reader:
         self.refused: dict[str, str] = {}
         self._done: dict[tuple[int, int, str], list[str]] = {}
         self._prefixes: set[str] = set()
+        self._nested: set[int] = set()
 
     def add(
         self,
@@ -142,6 +156,10 @@ class _Reader:
         self, layer: Any, node_index: int, names: tuple[str, ...], prefix: str, shape: Any
     ) -> list[str]:
         if getattr(layer, "inputs", None) and hasattr(layer, "layers"):  # a nested model
+            if layer.weights and id(layer) in self._nested:
+                self.refused[prefix + layer.name] = _CALLED_AGAIN
+                return [self.add(layer.name, "Flatten", names[:1], t.shape) for t in layer.outputs]
+            self._nested.add(id(layer))
             inner = {id(t): name for t, name in zip(layer.inputs, names, strict=True)}
             inner_prefix = f"{prefix}{layer.name}_"
             while inner_prefix in self._prefixes:  # another call: not the tensors of the first
@@ -174,7 +192,7 @@ class _Reader:
             return f"{kind} is not supported"
         config = layer.get_config()
         if layer.weights and (node_index, prefix) != self._first_call(layer, node_index, prefix):
-            return "it is called more than once; give each call a layer of its own"
+            return _CALLED_AGAIN
         if config.get("data_format", "channels_last") not in (None, "channels_last"):
             return "data_format must be channels_last, as in TFLite"
         if kind in ("Conv1D", "Conv2D") and config.get("groups", 1) != 1:
@@ -191,11 +209,14 @@ class _Reader:
             return f"{kind} is supported on the last axis only"
         if kind == "Concatenate" and config["axis"] == 0:
             return "Concatenate cannot join samples; use another axis than 0"
+        if kind == "Concatenate" and len(shapes) > _MOST_JOINED:
+            return f"Concatenate takes at most {_MOST_JOINED} inputs, not {len(shapes)}; nest two"
         if kind == "Add" and len(set(shapes)) != 1:
             return "Add is supported between equal shapes only"
         activation = _activation_name(layer) if kind not in ("ReLU", "Softmax") else "linear"
         if activation not in ("linear", *_ACTIVATIONS):
-            return f"the activation {activation!r} is not supported"
+            known = ", ".join(("linear", *_ACTIVATIONS))
+            return f"the activation {activation!r} is not supported; use one of {known}"
         return None
 
     def _first_call(self, layer: Any, node_index: int, prefix: str) -> tuple[int, str]:

@@ -140,6 +140,7 @@ def test_a_file_that_is_not_the_saved_models_fails(folder: Path, command: Comman
     status, shown, _ = command("verify", "--saved=a", "--output=b.tflite", "--calib=x.npy")
     assert status == 1
     assert "NOT PROVEN EXACT" in shown
+    assert re.search(r"written from other values, in \d+ tensors .*Export it again", shown)
 
 
 @pytest.mark.parametrize("calib", [["--calib=one.npz"], ["--calib=two.npz", "--calib_key=images"]])
@@ -151,6 +152,37 @@ def test_archives(folder: Path, command: Command, calib: list[str]) -> None:
     assert status == 0
     assert "exact" not in shown
     assert (folder / "m.tflite").exists()
+
+
+def test_a_network_of_several_inputs(folder: Path, command: Command) -> None:
+    """The samples are an .npz file with an array per input under its name, beside labels or not."""
+    x, w = tf_keras.Input((4,), name="x"), tf_keras.Input((3,), name="w")
+    joined = tf_keras.layers.Concatenate()([tf_keras.layers.Dense(4)(x), w])
+    model = networks.randomize(tf_keras.Model([w, x], tf_keras.layers.Dense(2)(joined)))
+    model.save("two.keras")
+    data = dict(zip(("w", "x"), networks.samples(model, 40), strict=True))
+    np.savez("inputs.npz", labels=np.zeros(40), **data)
+    np.savez("missing.npz", x=data["x"], v=data["w"])
+    shared = ("--output=m.tflite", "--saved=saved")
+    quantize = ("quantize", "--model=two.keras", "--config=config.json", "--verbose=0", *shared)
+    for wrong in (
+        ["--calib=missing.npz"],
+        ["--calib=x.npy"],
+        ["--calib=inputs.npz", "--calib_key=x"],
+    ):
+        status, _, error = command(*quantize, *wrong)
+        assert status == 1
+        assert "array per input, under the names ['w', 'x'], and no --calib_key. Received" in error
+    status, shown, error = command(*quantize, "--calib=inputs.npz", "--verify_samples=5")
+    assert status == 0, error
+    assert "5 samples: exact" in shown
+    blob = (folder / "m.tflite").read_bytes()
+    config = keras_lowbit.PTQConfig.from_json(Path("config.json").read_text())
+    keras_lowbit.quantize(model, data, config=config, verbose=0).export("expected.tflite")
+    assert blob == Path("expected.tflite").read_bytes()
+    status, shown, error = command("verify", "--calib=inputs.npz", "--verify_samples=4", *shared)
+    assert status == 0, error
+    assert "4 samples: exact" in shown
 
 
 QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")

@@ -249,6 +249,32 @@ def test_progress(verbose: int, capsys: pytest.CaptureFixture[str]) -> None:
         assert line in shown
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_one_warning_of_a_useless_result(
+    normalised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A column of another range takes all codes of the input."""
+    network = chain(
+        (3,),
+        lambda k: k.Dense(8, activation="relu", name="first"),
+        lambda k: k.Dense(2, name="last"),
+    )
+    model = make(network)
+    x = networks.samples(model, 64)[0]
+    if not normalised:
+        kernel, *others = model.get_weights()
+        kernel[0] /= 1e4
+        x[:, 0] *= 1e4
+        kernel[1:] *= 10
+        model.set_weights([kernel, *others])
+    with caplog.at_level("WARNING", logger="absl"):
+        qmodel = pipelines.quantized(model, dataclasses.replace(RANGES, weight_bits=8), x)
+    useless = [record["error_after"] >= 0.5 for record in qmodel.history]
+    assert useless == [not normalised] * 3
+    assert caplog.text.count("the first unit that is so far off is 'first'") == sum(useless[:1])
+    assert ("normalised one by one" in caplog.text) is not normalised
+
+
 # ---- what comes out
 
 
@@ -304,6 +330,11 @@ def test_the_model_is_a_keras_model(tmp_path: Path) -> None:
     assert qmodel.model.evaluate(x, labels, verbose=0) < before
     second = exported(qmodel, tmp_path)
     assert first != second
+    (tmp_path / "old.tflite").write_bytes(first)
+    stale = qmodel.verify(tmp_path / "old.tflite", x[:2])
+    assert not stale.ok
+    assert "first/kernel" in stale.other_values
+    assert "Export it again" in str(stale)
     pipelines.prove(qmodel, tmp_path)
     np.testing.assert_allclose(
         qmodel.model.predict(x, verbose=0), networks.outputs(qmodel.model, [x])[0], atol=1 / 256

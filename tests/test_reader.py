@@ -201,9 +201,20 @@ def _custom(keras: Any) -> Any:
 
 
 def _siamese(keras: Any) -> Any:
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="tower")])
+    layers = [keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4, activation="relu")]
+    inner = keras.Sequential(layers, name="tower")
     first, second = keras.Input((4,)), keras.Input((4,))
     return keras.Model([first, second], keras.layers.Add()([inner(first), inner(second)]))
+
+
+def _shared_within_others(keras: Any) -> Any:
+    """Each of two nested models calls the same third."""
+    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)], name="encoder")
+    first, second = keras.Input((4,)), keras.Input((4,))
+    left = keras.Model(first, encoder(first), name="left")
+    right = keras.Model(second, encoder(second), name="right")
+    image = keras.Input((4,))
+    return keras.Model(image, right(left(image)))
 
 
 def _shared_conv(keras: Any) -> Any:
@@ -221,6 +232,12 @@ def _joined_batches(keras: Any) -> Any:
     first, second = keras.Input((4,)), keras.Input((4,))
     joined = keras.layers.Concatenate(axis=0, name="join")([first, second])
     return keras.Model([first, second], joined)
+
+
+def _joined_by_twelve(keras: Any) -> Any:
+    image = keras.Input((4,))
+    branches = [keras.layers.Dense(2)(image) for _ in range(12)]
+    return keras.Model(image, keras.layers.Concatenate(name="join")(branches))
 
 
 def _gelu(keras: Any) -> Any:
@@ -245,10 +262,17 @@ REFUSED = {
     "dynamic shape": (chain((None, 3), lambda k: k.Conv1D(2, 3)), "image: .*not static"),
     "custom": (_custom, "twice: Twice is a class of your own\n  false_relu: ReLU is a class"),
     "shared conv": (_shared_conv, "shared: it is called more than once"),
-    "siamese": (_siamese, "tower: it is called more than once"),
+    "siamese": (_siamese, r"1 layer\(s\)[^\0]*\n  tower: it is called more than once; give each call"),
+    "shared within others": (
+        _shared_within_others, r"1 layer\(s\)[^\0]*\n  right_encoder: it is called more than once"
+    ),
+    "joined by twelve": (_joined_by_twelve, "join: .*at most 10 inputs, not 12; nest two"),
     "broadcast add": (_broadcast_add, "sum: .*equal shapes"),
     "joined batches": (_joined_batches, "join: .*samples"),
-    "activation": (_gelu, "odd: the activation 'gelu' is not supported"),
+    "activation": (
+        _gelu,
+        "odd: the activation 'gelu' is not supported; use one of linear, relu, relu6, softmax, sigmoid",
+    ),
     "several": (
         chain(SERIES, lambda k: k.LSTM(4, name="memory"), lambda k: k.Dense(2, activation="gelu",
               name="odd")),
@@ -288,6 +312,22 @@ def test_names_that_tf_keras_takes_alone_are_refused() -> None:
         read(model)
     model.layers[0]._name = "_x"  # inputs may begin so
     assert read(model).inputs == ("_x",)
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, keras: Any) -> None:
+    network = chain(
+        IMAGE, lambda k: k.SeparableConv2D(4, 3, name="apart"), lambda k: k.Flatten(),
+        lambda k: k.Dense(3, name="last"),
+    )  # fmt: skip
+    model = networks.randomize(network(keras))
+    weights = model.get_weights()
+    weights[0][1, 2] = weights[-1][1] = value
+    model.set_weights(weights)
+    expected = "NaN or infinite .*'apart_depthwise/kernel': 3, 'last/bias': 1"
+    with pytest.raises(UnsupportedModelError, match=expected):
+        read(model)
 
 
 def test_functions_are_refused_by_name() -> None:

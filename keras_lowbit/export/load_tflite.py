@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from keras_lowbit.export.metadata import open_model
+from keras_lowbit.export.ir import Program, Tensor
+from keras_lowbit.export.metadata import build_metadata, open_model
+from keras_lowbit.export.model_file import unpack
 from keras_lowbit.export.packing import DECODE, decode_lookup, lookup_bytes, unpack_integers
+
+_MISFITS = (LookupError, TypeError, AttributeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,11 +89,37 @@ def load_tflite(path: str | os.PathLike[str] | bytes) -> dict[str, StoredTensor]
     blob, model, metadata = open_model(path)
     try:
         return _Reader(model, metadata["tensors"]).tensors()
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except _MISFITS as error:
         raise ValueError(
             f"The metadata do not fit the file: {error} Export the model again. "
             f"Received: {'bytes' if isinstance(path, bytes) else str(path)!r}, {len(blob)} bytes."
         ) from error
+
+
+def other_values(blob: bytes, program: Program, containers: Mapping[str, str]) -> tuple[str, ...]:
+    """The tensors of a program of which a file holds other codes, or other scales or zero points.
+
+    `containers` are those of the file by layer. A file of tensors of other kinds differs in all.
+    """
+    entries = build_metadata(program, "", containers)["tensors"]
+    try:
+        stored = {t.index: t for t in _Reader(unpack(blob), entries).tensors().values()}
+    except _MISFITS:
+        return tuple(program.tensors)
+    return tuple(
+        name
+        for index, (name, tensor) in enumerate(program.tensors.items())
+        if index in stored and not _holds(stored[index], tensor)
+    )
+
+
+def _holds(stored: StoredTensor, tensor: Tensor) -> bool:
+    codes = () if stored.codes is None else stored.codes
+    if tensor.data is not None and not np.array_equal(codes, tensor.data):
+        return False
+    if tensor.scale is None or tensor.dtype == "int32":  # a bias: its grid follows from the others
+        return True
+    return np.array_equal(stored.scale, tensor.scale) and stored.zero_point == tensor.zero_point
 
 
 class _Reader:

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_lowbit.export import flatbuffer, integer_reference, runtimes
+from keras_lowbit.export.containers import read_containers
 from keras_lowbit.export.ir import Program
+from keras_lowbit.export.load_tflite import other_values
 
+NAMED = 4  # tensors that a message lists
 TWIN = "tflm, twin"  # TFLM on the same integers in int8 containers
 
 
@@ -19,7 +22,9 @@ class RuntimeResult:
 
     `mismatches` of `compared` elements differ, by at most `max_difference` codes; `tensors` has the
     mismatches of each tensor by name. `off_grid` names tensors with codes outside their [qmin, qmax].
-    `argmax_agreement` is the share of rows with the simulation's argmax, None without a simulation.
+    `argmax_agreement` is the share of rows with the simulation's argmax, over the outputs of more than one
+    unit; `simulation_difference` is the largest difference from the simulation's outputs, in codes. Both are
+    None without a simulation, the former also without such outputs.
     `unlike_twin` elements differ from the same integers in int8 containers on the same runtime; None
     where that was not needed.
     """
@@ -32,24 +37,32 @@ class RuntimeResult:
     tensors: Mapping[str, int]
     off_grid: tuple[str, ...]
     unlike_twin: int | None = None
+    simulation_difference: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Results by runtime name, for `samples` inputs."""
+    """Results by runtime name, for `samples` inputs.
+
+    `other_values` names the tensors of which the file holds other weights, biases or scales than the program:
+    it was written from another model, or before the values of this one changed.
+    """
 
     runtimes: Mapping[str, RuntimeResult]
     samples: int
+    other_values: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the flatbuffer is proven exact on these inputs.
+        """Whether the flatbuffer holds the program's values and is proven exact on these inputs.
 
         With TFLM installed: no mismatch on it and nothing off the grid. A file that TFLM cannot run is
         exact if the same integers in int8 containers are, and LiteRT makes no difference between the
         two. Without TFLM, LiteRT's reference kernels stand in, which round FULLY_CONNECTED differently:
         differences of one code are accepted.
         """
+        if self.other_values:
+            return False
         proof = self.runtimes.get("tflm") or self.runtimes.get(TWIN)
         if proof:
             return (
@@ -65,7 +78,10 @@ class Verification:
         return False
 
     def __str__(self) -> str:
-        head = f"{'runtime':<12}{'differing':>12}{'of':>14}{'max':>6}{'in outputs':>12}{'argmax':>9}  off grid"
+        head = (
+            f"{'runtime':<12}{'differing':>12}{'of':>14}{'max':>6}{'in outputs':>12}{'argmax':>9}"
+            f"{'codes':>7}  off grid"
+        )
         verdict = "exact" if self.ok else "NOT PROVEN EXACT"
         if self.ok and not {"tflm", TWIN} & set(self.runtimes):
             verdict = "within one code; TFLM, which would prove more, is not installed"
@@ -75,15 +91,29 @@ class Verification:
         ]
         for name, result in self.runtimes.items():
             argmax = "-" if result.argmax_agreement is None else f"{result.argmax_agreement:.2%}"
+            codes = "-" if result.simulation_difference is None else result.simulation_difference
             lines.append(
                 f"{name:<12}{result.mismatches:>12}{result.compared:>14}{result.max_difference:>6}"
-                f"{result.output_mismatches:>12}{argmax:>9}  {', '.join(result.off_grid) or '-'}"
+                f"{result.output_mismatches:>12}{argmax:>9}{codes:>7}  "
+                f"{', '.join(result.off_grid) or '-'}"
+            )
+        if any(result.simulation_difference is not None for result in self.runtimes.values()):
+            lines.append(
+                "argmax, codes: the outputs beside the simulation's, equal argmax (of several units) and "
+                "largest difference."
             )
         if TWIN in self.runtimes:
             unlike = sum(result.unlike_twin or 0 for result in self.runtimes.values())
             lines.append(
                 "TFLM cannot run this packing; it ran the same integers in int8 containers, from which "
                 f"{unlike} elements of this file differ on LiteRT."
+            )
+        if self.other_values:
+            named = ", ".join(self.other_values[:NAMED])
+            lines.append(
+                f"This file was written from other values, in {len(self.other_values)} tensors ({named}"
+                f"{', ...' if len(self.other_values) > NAMED else ''}): from another model, or before the "
+                "values of this one changed. Export it again."
             )
         return "\n".join(lines)
 
@@ -97,8 +127,8 @@ def verify(
 ) -> Verification:
     """Run `inputs` (int8 [N, ...], one per program input) on the reference and on the installed runtimes.
 
-    `simulated_outputs` are the fake-quant model's outputs [N, ...], one per program output; only their
-    argmax counts, since a simulation in floats need not agree to the last code.
+    `simulated_outputs` are the fake-quant model's outputs [N, ...], one per program output. How far they
+    are from the device's is told and proves nothing: a simulation in floats need not agree to the last code.
 
     Raises: ValueError if the inputs do not fit or a runtime refuses the flatbuffer.
     """
@@ -130,7 +160,8 @@ def verify(
     if needs_twin:
         actual = runtimes.run_all_tensors(twin, "tflm", inputs, tensors)
         results[TWIN] = _compare(program, reference, actual, tuple(reference), simulated_outputs)
-    return Verification(results, len(inputs[0]))
+    others = other_values(blob, program, read_containers(blob, program))
+    return Verification(results, len(inputs[0]), others)
 
 
 def _compare(
@@ -175,6 +206,7 @@ def _compare(
         argmax_agreement=_argmax_agreement(program, actual, simulated_outputs),
         tensors=mismatches,
         off_grid=tuple(off_grid),
+        simulation_difference=_simulation_difference(program, actual, simulated_outputs),
     )
 
 
@@ -183,10 +215,24 @@ def _argmax_agreement(
     actual: Mapping[str, np.ndarray],
     simulated_outputs: Sequence[np.ndarray] | None,
 ) -> float | None:
+    agreements = [
+        np.ravel(np.argmax(actual[name], axis=-1) == np.argmax(simulated, axis=-1))
+        for name, simulated in zip(program.outputs, simulated_outputs or (), strict=False)
+        if program.tensors[name].shape[-1] > 1
+    ]
+    return float(np.mean(np.concatenate(agreements))) if agreements else None
+
+
+def _simulation_difference(
+    program: Program,
+    actual: Mapping[str, np.ndarray],
+    simulated_outputs: Sequence[np.ndarray] | None,
+) -> int | None:
     if simulated_outputs is None:
         return None
-    agreements = [
-        np.argmax(actual[name], axis=-1) == np.argmax(simulated, axis=-1)
-        for name, simulated in zip(program.outputs, simulated_outputs, strict=True)
-    ]
-    return float(np.mean(np.concatenate([agreement.ravel() for agreement in agreements])))
+    largest = 0
+    for name, simulated in zip(program.outputs, simulated_outputs, strict=True):
+        tensor = program.tensors[name]
+        codes = np.rint(simulated / tensor.scale) + tensor.zero_point
+        largest = max(largest, int(np.abs(codes - actual[name]).max(initial=0)))
+    return largest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from absl import logging
+
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph
 from keras_lowbit.preprocess.equalize import equalize
@@ -42,9 +44,20 @@ def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
     if config.equalize:
         graph, pairs = equalize(graph)
         notes |= {first: f"equalized with {second}" for first, second in pairs}
+        if not pairs:
+            logging.warning(
+                "keras_lowbit: equalize=True found no pair of layers to equalize: between the two there may "
+                "only be a ReLU, no ReLU6, whose cap does not scale, no fork, add, pool or the like."
+            )
     if config.split_channels:
         specs = place(graph, config).weights
         weight_range = first_method(config.weight_range)
         graph, split = split_channels(graph, config.split_channels, specs, weight_range)
         notes |= {n: f"{notes[n]}; {note}" if n in notes else note for n, note in split.items()}
+        if not split:
+            logging.warning(
+                "keras_lowbit: split_channels=%s found no layer to split: its input must lead back to a "
+                "convolution or dense layer without a fork, add, concatenation or flattening.",
+                config.split_channels,
+            )
     return graph, notes

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from keras_lowbit.callbacks import CallbackList
 from keras_lowbit.checkpoint import Checkpoint
@@ -23,6 +24,8 @@ from keras_lowbit.reconstruct.moments import input_moments
 from keras_lowbit.reconstruct.training import attach, movable_groups, train
 from keras_lowbit.reconstruct.units import Unit, find_units
 from keras_lowbit.reconstruct.variables import ClosedForm, Grid, OptimizationVariable
+
+USELESS = 0.5  # relative error of outputs that have little left of the float model's
 
 
 def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
@@ -224,3 +227,15 @@ def relative_error(
         tf.reduce_mean(tf.math.squared_difference(output, target)) / scale
         for output, target, scale in zip(outputs, wanted, power, strict=True)
     ])  # fmt: skip
+
+
+def warn_if_useless(records: list[dict[str, Any]]) -> None:
+    """Log a warning if the last record, that of the whole network, tells of a useless result."""
+    large = [record for record in records if record["error_after"] >= USELESS]
+    if large and large[-1] is records[-1]:
+        logging.warning(
+            "keras_lowbit: the outputs are far from the float model's, with a relative error of %.2f; the "
+            "first unit that is so far off is %r. Look at the ranges of the inputs: columns of very "
+            "different ranges have to be normalised one by one. Or give it more bits.",
+            records[-1]["error_after"], large[0]["name"],
+        )  # fmt: skip

@@ -166,7 +166,7 @@ BREAKS = {
     "beta times the input scale": lambda b, x: b.probability(
         "SOFTMAX", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 1e-8, 0))
     ),
-    "2.-28 or more and below 8": lambda b, x: b.probability(
+    "2.-28 or more and below 8.*leave the sigmoid out": lambda b, x: b.probability(
         "LOGISTIC", b.apply("QUANTIZE", (x,), b.activation((1, 6, 6, 4), 8, 0))
     ),
     "an input scale of 2.-28": lambda b, x: b.probability(

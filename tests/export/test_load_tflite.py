@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from programs import Builder
 import keras_lowbit
 from keras_lowbit import PTQConfig, QuantizedModel
 from keras_lowbit.export import flatbuffer, packing
-from keras_lowbit.export.ir import Tensor
+from keras_lowbit.export.ir import Program, Tensor
+from keras_lowbit.export.load_tflite import other_values
 from keras_lowbit.export.metadata import sidecar_path
 
 OPTIONS = [
@@ -40,6 +42,15 @@ def simulated_kernels(qmodel: QuantizedModel) -> dict[str, np.ndarray]:
         values = quantizer(student.kernels[name], False, quantizer.variables).numpy()
         kernels[f"{name}/kernel"] = in_tflite_layout(student.graph[name].kind, values)
     return kernels
+
+
+def with_one_other_code(program: Program, index: int) -> Program:
+    """The last code of a constant is another one."""
+    tensor = list(program.tensors.values())[index]
+    data = np.array(tensor.data)
+    data.flat[-1] = tensor.qmin if data.flat[-1] > tensor.qmin else tensor.qmax
+    changed = dataclasses.replace(tensor, data=data)
+    return dataclasses.replace(program, tensors={**program.tensors, tensor.name: changed})
 
 
 @pytest.mark.parametrize(("target", "packing", "strip"), OPTIONS)
@@ -70,6 +81,10 @@ def test_round_trip(
             np.testing.assert_array_equal(bias.codes, written.data)
             np.testing.assert_array_equal(bias.scale, written.scale)
             assert (bias.bits, bias.container) == (32, "int32")
+            for changed in (tensors[name].index, bias.index):
+                others = with_one_other_code(program, changed)
+                assert len(other_values(path.read_bytes(), others, containers)) == 1
+        assert other_values(path.read_bytes(), program, containers) == ()
         image = tensors["image"]
         assert image.codes is None and image.values is None
         assert (image.scale[0], image.zero_point) == (

@@ -50,6 +50,39 @@ def test_an_exact_program_is_ok_and_the_table_says_so():
     assert "exact" in str(result) and "tflm" in str(result) and "100.00%" in str(result)
 
 
+def simulated_like(program, blob, inputs):
+    """The device's outputs as real numbers."""
+    tensors = [program.tensors[name] for name in program.outputs]
+    return [
+        (codes.astype(np.float32) - tensor.zero_point) * tensor.scale
+        for tensor, codes in zip(tensors, runtimes.run(blob, "tflm", inputs), strict=True)
+    ]
+
+
+@needs_tflm
+@pytest.mark.parametrize("heads", [(1,), (1, 3), (3, 1)])
+def test_outputs_of_one_unit_have_a_difference_and_no_argmax(heads):
+    build = Builder(3, 8)
+    source = build.input((1, 12))
+    program = build.program(*(build.dense(source, units, "NONE") for units in heads))
+    blob, inputs = flatbuffer.write(program), random_inputs(program, 5)
+    simulated = simulated_like(program, blob, inputs)
+    single = heads.index(1)
+    simulated[single][2] += 7 * program.tensors[program.outputs[single]].scale
+    result = verify(program, blob, inputs, simulated)
+    tflm = result.runtimes["tflm"]
+    assert result.ok and tflm.simulation_difference == 7
+    assert tflm.argmax_agreement == (None if heads == (1,) else 1.0)
+    assert ("100.00%" in str(result)) == (len(heads) > 1)
+    assert "largest difference" in str(result)
+    if len(heads) > 1:
+        simulated[1 - single] *= -1  # the one number is of this output alone
+        assert verify(program, blob, inputs, simulated).runtimes["tflm"].argmax_agreement == 0.0
+    unseen = verify(program, blob, inputs)
+    assert unseen.runtimes["tflm"].simulation_difference is None
+    assert "largest difference" not in str(unseen)
+
+
 @needs_tflm
 def test_xnnpack_rounds_once_and_is_reported():
     build = Builder(0, 4)
@@ -71,8 +104,26 @@ def test_a_flatbuffer_of_other_weights_is_caught():
     )
     tflm = result.runtimes["tflm"]
     assert not result.ok and "NOT PROVEN EXACT" in str(result)
+    assert result.other_values == (name,) and "Export it again" in str(result)
     assert tflm.mismatches > 0 and tflm.max_difference > 1
     assert tflm.tensors[program.ops[0].outputs[0]] > 0
+
+
+@needs_tflm
+def test_other_values_that_no_output_shows_are_caught():
+    """With a scale twice as large at both ends of a pool, the codes are the same everywhere."""
+    build = Builder(5, 8)
+    source = build.input((1, 4, 4, 2))
+    program = build.program(build.pool("MAX_POOL_2D", source, (2, 2), (2, 2), "VALID"))
+    moved = program
+    for name, tensor in program.tensors.items():
+        moved = replace(moved, name, scale=2 * tensor.scale)
+    inputs = random_inputs(program, 3)
+    result = verify(program, flatbuffer.write(moved), inputs)
+    assert result.runtimes["tflm"].mismatches == 0
+    assert not result.ok and result.other_values == tuple(program.tensors)
+    result = verify(program, flatbuffer.write(program), inputs)
+    assert result.ok and result.other_values == () and "other values" not in str(result)
 
 
 @needs_tflm

@@ -8,9 +8,11 @@ import pytest
 import tf_keras
 from networks import chain
 
+from keras_lowbit.config import PTQConfig
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.preprocess.equalize import equalize
+from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.reader import read
 
 CHAINS = {
@@ -90,6 +92,18 @@ def test_function_kept_and_ranges_equal(name: str) -> None:
 def test_forks_are_skipped() -> None:
     _, pairs = equalize(read(networks.two_outputs(tf_keras)))
     assert pairs == ()
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_one_warning_where_nothing_is_equalized(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, pairs = CHAINS[name]
+    graph = read(networks.randomize(network(tf_keras)))
+    with caplog.at_level("WARNING", logger="absl"):
+        preprocess(graph, PTQConfig(equalize=True))
+        preprocess(graph, PTQConfig())
+    assert caplog.text.count("found no pair of layers to equalize") == (0 if pairs else 1)
 
 
 def test_dead_channels_keep_everything_finite() -> None:

@@ -125,6 +125,16 @@ def test_forks_adds_concatenations_and_outputs_are_left_alone() -> None:
         assert split is graph
 
 
+def test_one_warning_where_nothing_is_split(caplog: pytest.LogCaptureFixture) -> None:
+    alone, pair = networks.two_outputs, CHAINS["conv, conv"][0]
+    with caplog.at_level("WARNING", logger="absl"):
+        for network, ratio in ((alone, 0.1), (alone, 0.0), (pair, 0.1)):
+            graph = read(networks.randomize(network(tf_keras)))
+            preprocess(graph, PTQConfig(split_channels=ratio))
+    assert caplog.text.count("found no layer to split") == 1
+    assert "split_channels=0.1 found" in caplog.text
+
+
 def test_the_inside_of_a_residual_block_is_split() -> None:
     graph = read(networks.randomize(networks.residual(tf_keras)))
     prepared, notes = preprocess(graph, PTQConfig(split_channels=0.2))
