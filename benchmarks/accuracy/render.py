@@ -45,8 +45,8 @@ def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
 
 
 LABELS = """Measured by `python -m benchmarks.qat run`: the result of the recipe "default" goes on with labels, by nothing but
-`qmodel.model.fit`. What the whole training set does not bring back is lost by the format, or by training for
-so few epochs: they are in brackets. Points lost before and after it, seed 0. Only CIFAR-10 and UCI HAR have a
+`qmodel.model.fit` with `keras_lowbit.RelativeAdam`. What the whole training set does not bring back is lost by the format,
+or by training for so few epochs: they are in brackets. Points lost before and after it, seed 0. Only CIFAR-10 and UCI HAR have a
 training set here; the other two networks learn from the few labelled samples at hand, and are no
 such reference.
 """
