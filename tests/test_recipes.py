@@ -42,6 +42,13 @@ def test_quantize_follows_the_recipe() -> None:
     assert errors[0] < errors[1]
 
 
+def test_fast_shows_no_steps_that_it_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
+    model = networks.randomize(NETWORK(tf_keras))
+    keras_lowbit.quantize(model, networks.samples(model, 64)[0], weight_bits=3, recipe="fast")
+    shown = capsys.readouterr().out
+    assert "Unit 1/" in shown and "1/1 [=" in shown and "500" not in shown
+
+
 def test_unknown_recipes_are_refused() -> None:
     with pytest.raises(ValueError, match="'fast', 'default', 'best'.*Received: recipe='quick'"):
         keras_lowbit.quantize(NETWORK(tf_keras), np.zeros((4, 6), "f"), recipe="quick")

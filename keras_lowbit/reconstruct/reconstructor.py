@@ -154,9 +154,9 @@ class Reconstructor:
         record = {"name": unit.name, "error_before": before, "error_after": before}
         weight, activation = self.owners["weight"], self.owners["activation"]
         solver = weight if isinstance(weight, ClosedForm) and unit.layers else None
-        steps = self.config.steps if unit.layers else 0
         attached = attach(student, unit.layers, groups, None if solver else weight, activation)
-        if not solver and not (attached and steps):
+        steps = self.config.steps if unit.layers and attached else 0
+        if not solver and not steps:
             return record, outputs
         del outputs  # large, and not needed during the training
         self.callbacks.on_unit_begin(index, {"name": unit.name, "steps": max(steps, 1)})
@@ -166,7 +166,7 @@ class Reconstructor:
             function, attached, [], arrived, wanted,
             # Relative to the start, so that penalties weigh the same in every unit.
             lambda outputs, batch: relative_error(outputs, batch, power) / (before + 1e-12),
-            steps=steps if attached else 0, batch_size=self.config.batch_size,
+            steps=steps, batch_size=self.config.batch_size,
             bias_learning_rate=0.0, generator=np.random.default_rng([self.seed, index]),
             on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
         )  # fmt: skip
