@@ -12,7 +12,7 @@ import numpy as np
 import tf_keras
 
 import keras_lowbit
-from benchmarks.qat.plan import NETWORKS, Cell, Labelled, Trained
+from benchmarks.qat.plan import NETWORKS, OPTIMIZER, Cell, Labelled, Trained
 from benchmarks.rows import Row, source_hash, versions
 from benchmarks.study.cell import accuracy
 from benchmarks.study.plan import full_config
@@ -59,7 +59,7 @@ def measure(cell: Cell, task: Task | None = None, trained: Trained | None = None
         "accuracy": accuracies, "test_samples": len(samples.x_test),
         "calibration_samples": qmodel.calibration_samples,
         "labelled_samples": len(labelled.x), "learned_from": trained.samples,
-        "recipe": cell.recipe._asdict(),
+        "recipe": {**cell.recipe._asdict(), "optimizer": OPTIMIZER},
         "recipe_chosen": trained.chosen,
         "tflm_mismatches": proof.mismatches, "tflm_compared": proof.compared,
         "seconds": {

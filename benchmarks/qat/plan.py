@@ -25,6 +25,7 @@ CONFIGS = {
     "2/2": PTQConfig.uniform(2),
 }
 FOLDS = 5
+OPTIMIZER = "RelativeAdam, cosine"
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -35,7 +36,6 @@ class Recipe(NamedTuple):
     epochs: int
     batch_size: int
     learning_rate: float
-    optimizer: str = "RelativeAdam, cosine"
 
 
 class Labelled(NamedTuple):
@@ -103,8 +103,8 @@ def _persons(seed: int) -> Labelled:
 
 NETWORKS = {
     "res8": Trained(
-        Recipe(5, 128, 5e-3), "the rate, at W3A8, on held-out training images", "40,000 training images",
-        _cifar10, lambda x, seed: shifted_and_mirrored([x], seed)[0],
+        Recipe(5, 128, 5e-3), "with --validate, rows in qat_validation.jsonl: 5e-3, 2e-2 end at 85.2, 84.8 % for 3/3 after "
+        "three epochs", "40,000 training images", _cifar10, lambda x, seed: shifted_and_mirrored([x], seed)[0],
     ),
     "ds_cnn": Trained(
         Recipe(10, 64, 5e-3), "not chosen: that of the others",
@@ -148,7 +148,13 @@ class Cell:
     def key(self) -> str:
         """A short hash of what determines the row."""
         return short_hash(
-            [self.task, full_config(self.config), self.recipe, self.seed, self.validate]
+            [
+                self.task,
+                full_config(self.config),
+                [*self.recipe, OPTIMIZER],
+                self.seed,
+                self.validate,
+            ]
         )
 
     def __str__(self) -> str:

@@ -129,7 +129,7 @@ class Program:
     def __post_init__(self) -> None:
         for name, tensor in self.tensors.items():
             if tensor.name != name:
-                raise ValueError(f"A tensor is filed as '{name}'. Received: {tensor.name!r}.")
+                raise ValueError(f"Expected a tensor named {name!r}. Received: {tensor.name!r}.")
         known = {name for name, tensor in self.tensors.items() if tensor.data is not None}
         for name in self.inputs:
             _expect_new(self.tensors, known, name, "the program's inputs")
