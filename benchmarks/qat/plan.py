@@ -18,6 +18,7 @@ from models import data
 from models.training_batches import augmented_windows
 
 CONFIGS = {
+    "W4A8": PTQConfig(weight_bits=4, activation_bits=8),
     "W3A8": PTQConfig(weight_bits=3, activation_bits=8),
     "W2A8": PTQConfig(weight_bits=2, activation_bits=8),
     "4/4": PTQConfig.uniform(4),
