@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["keras", "load_float_model", "tfmot_imported_quietly"]
+__all__ = ["keras", "load_float_model", "sources_of_call", "tfmot_imported_quietly"]
 
 
 @contextlib.contextmanager
@@ -77,3 +77,20 @@ def _load_with_keras3(path: str, compile: bool) -> Any:
     import keras as keras3
 
     return keras3.models.load_model(path, compile=compile)
+
+
+def sources_of_call(layer: Any, call_index: int) -> list[Any]:
+    """The tensors that a call of a layer reads, those of a nested model in the order of its inputs.
+
+    Args:
+      layer: a layer or model of tf_keras or Keras 3.
+      call_index: of its calls, the second part of a tensor's `_keras_history`.
+    """
+    call = layer._inbound_nodes[call_index]
+    is_keras2 = hasattr(call, "keras_inputs")
+    given = next(iter(call.call_args if is_keras2 else call.arguments.args), None)
+    names = [tensor._keras_history[0].name for tensor in getattr(layer, "inputs", None) or ()]
+    if names and isinstance(given, dict) and not isinstance(getattr(layer, "input", None), dict):
+        if set(names) <= set(given):  # built on a list, called with a dict: Keras goes by names
+            return [given[name] for name in names]
+    return list(call.keras_inputs if is_keras2 else call.input_tensors)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lowbit._keras import sources_of_call
 from keras_lowbit.graph import Graph, Node, role_of
 from keras_lowbit.layer_table import LAYERS
 
@@ -137,7 +138,7 @@ class _Reader:
         stack = [tensor]
         while stack:
             layer, node_index, tensor_index = tuple(stack[-1]._keras_history)[:3]
-            sources = _sources(layer._inbound_nodes[node_index])
+            sources = sources_of_call(layer, node_index)
             waiting = [source for source in sources if id(source) not in tensors]
             if id(stack[-1]) in tensors:
                 stack.pop()
@@ -276,12 +277,6 @@ class _Reader:
         roles = dict(zip(("kernel", "bias"), weights[1:], strict=False))
         last = self.add(f"{name}_pointwise", "Conv2D", (depthwise,), shape, pointwise, roles)
         return self._add_fused_activation(layer, "Conv2D", last, shape)
-
-
-def _sources(call: Any) -> list[Any]:
-    """The tensors that a call of a layer reads."""
-    sources = getattr(call, "keras_inputs", None)  # Keras 2; Keras 3 says input_tensors
-    return list(call.input_tensors if sources is None else sources)
 
 
 def _single(axis: Any) -> Any:

@@ -53,6 +53,15 @@ def _nested(keras: Any) -> Any:
     return keras.Model(image, layers.Flatten()(layers.Dropout(0.5)(block(hidden))))
 
 
+def _nested_by_names(keras: Any) -> Any:
+    """A nested model that is built on a list and called with a dict."""
+    later, earlier = keras.Input((4,), name="b"), keras.Input((4,), name="a")
+    joined = keras.layers.Concatenate()([later, earlier])
+    inner = keras.Model([later, earlier], keras.layers.Dense(3)(joined), name="inner")
+    first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
+    return keras.Model([first, second], inner({"a": second, "b": first}))
+
+
 def _sequential(keras: Any) -> Any:
     layers = keras.layers
     return keras.Sequential([
@@ -111,6 +120,7 @@ NETWORKS: dict[str, networks.Network] = {
     "branches": _branches,
     "shared add": _shared_add,
     "nested": _nested,
+    "nested by names": _nested_by_names,
     "sequential": _sequential,
     "two inputs": _two_inputs,
     "residual": networks.residual,
