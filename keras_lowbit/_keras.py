@@ -90,7 +90,7 @@ def sources_of_call(layer: Any, call_index: int) -> list[Any]:
     is_keras2 = hasattr(call, "keras_inputs")
     given = next(iter(call.call_args if is_keras2 else call.arguments.args), None)
     names = [tensor._keras_history[0].name for tensor in getattr(layer, "inputs", None) or ()]
-    if names and isinstance(given, dict) and not isinstance(getattr(layer, "input", None), dict):
-        if set(names) <= set(given):  # built on a list, called with a dict: Keras goes by names
-            return [given[name] for name in names]
+    built_on_dict = isinstance(getattr(layer, "input", None), dict)
+    if names and isinstance(given, dict) and not built_on_dict and set(names) <= set(given):
+        return [given[name] for name in names]  # as Keras does; extra keys are ignored
     return list(call.keras_inputs if is_keras2 else call.input_tensors)
