@@ -35,6 +35,7 @@ class Contestant:
       module: quantizes, in a process of its own.
       options: JSON-able, for the module.
       environment: folder of the virtual environment it runs in; None for this one.
+      tasks: what it is planned for.
     """
 
     tool: str
@@ -42,6 +43,7 @@ class Contestant:
     module: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     environment: Path | None = None
+    tasks: tuple[str, ...] = TASKS
 
     def __str__(self) -> str:
         return f"{self.tool} {self.variant}"
@@ -65,8 +67,9 @@ CONTESTANTS = (
     Contestant(MCT, "PTQ", f"{_MODULES}.mct_tool", environment=MCT_ENVIRONMENT),
     *(
         Contestant(MCT, f"GPTQ {epochs} epochs", f"{_MODULES}.mct_tool", {"epochs": epochs},
-                   MCT_ENVIRONMENT)
-        for epochs in (5, 50)
+                   MCT_ENVIRONMENT, tasks)
+        # Ten times the steps are hours a cell, but on the smallest network.
+        for epochs, tasks in ((5, TASKS), (50, ("har_cnn",)))
     ),
 )  # fmt: skip
 
@@ -149,6 +152,7 @@ def cells(
         for task in tasks
         for setting in settings
         for contestant in contestants
+        if task in contestant.tasks
     ]
 
 
