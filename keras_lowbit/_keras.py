@@ -88,7 +88,10 @@ def sources_of_call(layer: Any, call_index: int) -> list[Any]:
     """
     call = layer._inbound_nodes[call_index]
     is_keras2 = hasattr(call, "keras_inputs")
-    given = next(iter(call.call_args if is_keras2 else call.arguments.args), None)
+    arguments = (
+        call.call_args if is_keras2 else (*call.arguments.args, *call.arguments.kwargs.values())
+    )
+    given = next(iter(arguments), None)
     names = [tensor._keras_history[0].name for tensor in getattr(layer, "inputs", None) or ()]
     built_on_dict = isinstance(getattr(layer, "input", None), dict)
     if names and isinstance(given, dict) and not built_on_dict and set(names) <= set(given):

@@ -54,12 +54,17 @@ def _nested(keras: Any) -> Any:
 
 
 def _nested_by_names(keras: Any) -> Any:
-    """A nested model that is built on a list and called with a dict."""
-    later, earlier = keras.Input((4,), name="b"), keras.Input((4,), name="a")
-    joined = keras.layers.Concatenate()([later, earlier])
-    inner = keras.Model([later, earlier], keras.layers.Dense(3)(joined), name="inner")
+    """A nested model that is built on a list and called with a dict, and another by keyword."""
+
+    def inner(name: str, units: int) -> Any:
+        later, earlier = keras.Input((4,), name="b"), keras.Input((4,), name="a")
+        joined = keras.layers.Concatenate()([later, earlier])
+        return keras.Model([later, earlier], keras.layers.Dense(units)(joined), name=name)
+
     first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
-    return keras.Model([first, second], inner({"a": second, "b": first}))
+    third = inner("inner", 4)({"a": second, "b": first})
+    last = inner("outer", 3)(inputs={"a": third, "b": second})
+    return keras.Model([first, second], last)
 
 
 def _sequential(keras: Any) -> Any:
