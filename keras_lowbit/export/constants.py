@@ -96,3 +96,20 @@ def _check_product(name: str, input_scale: float, weight_scale: np.ndarray) -> N
             "float32 number; rescale the data or the layer's weights. "
             f"Received: {product.min():.4g} to {product.max():.4g}"
         )
+
+
+def zero_to_add(name: str, source: ir.Tensor, scale: np.ndarray) -> ir.Tensor | None:
+    """The zero by whose addition ``source`` comes to a grid of this scale; None where a QUANTIZE does it as well.
+
+    QUANTIZE rounds twice where its factor is below a half, first to halves, quarters, ... of a code: by a factor of 0.35,
+    what is between 0.25 and 0.5 becomes 1. ADD computes with 20 bits more.
+
+    Args:
+      name: of the zero, int8 and a single element.
+      source: the tensor, int8.
+      scale: of the grid, float32 (1,).
+    """
+    if source.scale is None or (source.scale >= 0.5 * scale).all():
+        return None
+    shape = (1,) * len(source.shape)
+    return ir.Tensor(name, shape, source.scale, 0, 8, -127, 127, data=np.zeros(shape, np.int8))

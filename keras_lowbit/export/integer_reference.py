@@ -174,8 +174,10 @@ def _add(op: Op, tensors: Tensors) -> Kernel:
     output = [fixed_point.quantize_multiplier(doubled / (2**20 * float(_scale(target))))]
     low, high = fused_range(op.option("activation"), target)
 
+    constants = [source.data for source in sources if source.data is not None]
+
     def kernel(*values: np.ndarray) -> np.ndarray:
-        left, right = values if len(values) == 2 else values * 2
+        left, right = *values, *constants
         total = np.take(tables[0], left.view(np.uint8)) + np.take(tables[1], right.view(np.uint8))
         return _requantize(total, output, low, high, target.zero_point)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_lowbit.export import ir
-from keras_lowbit.export.constants import kernel_and_bias, kernel_codes
+from keras_lowbit.export.constants import kernel_and_bias, kernel_codes, zero_to_add
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.placement import Placement, fused_relu, needs_second_clamp
@@ -104,12 +104,8 @@ class _Lowering:
         return tensor.name
 
     def _activation(self, name: str, shape: tuple[int, ...], grid: _Grid, place: Any) -> str:
-        return self._add(
-            ir.Tensor(
-                name, shape, grid.scale, place.zero_point, grid.bits, place.qmin, place.qmax,
-                method=grid.method,
-            )
-        )  # fmt: skip
+        codes = place.zero_point, grid.bits, place.qmin, place.qmax
+        return self._add(ir.Tensor(name, shape, grid.scale, *codes, method=grid.method))
 
     def _same_grid(self, name: str, shape: tuple[int, ...], source: str) -> str:
         """A tensor with the quantization of ``source``."""
@@ -156,8 +152,7 @@ class _Lowering:
 
     def _external(self, name: str) -> str:
         """The model output of a node, in the shape the caller's model gives it."""
-        shape = (1, *self.graph[name].shape)
-        return self._reshaped(f"{name}/output", self.where[name], shape)
+        return self._reshaped(f"{name}/output", self.where[name], (1, *self.graph[name].shape))
 
     # ---- layers
 
@@ -195,26 +190,30 @@ class _Lowering:
             self._emit("CONV_2D", node, [source, *constants], _shape(node), **options)
 
     def dense(self, node: Node) -> None:
-        constants = self._constants(
-            node, kernel_codes(node.name, self.placement.weights[node.name], self.values).T, axis=0
-        )
-        source = self.where[node.inputs[0]]
-        self._emit("FULLY_CONNECTED", node, [source, *constants], _shape(node))
+        kernel = kernel_codes(node.name, self.placement.weights[node.name], self.values)
+        inputs = [self.where[node.inputs[0]], *self._constants(node, kernel.T, axis=0)]
+        self._emit("FULLY_CONNECTED", node, inputs, _shape(node))
 
     def add(self, node: Node) -> None:
         self._emit("ADD", node, [self.where[name] for name in node.inputs], _shape(node))
 
-    def quantize(self, node: Node) -> None:
-        self._emit("QUANTIZE", node, [self.where[node.inputs[0]]], _shape(node))
+    def rescale(self, node: Node) -> None:
+        source = self.tensors[self.where[node.inputs[0]]]
+        scale = self.grids[self.placement.groups[node.name]].scale
+        zero = zero_to_add(f"{node.name}/zero", source, scale)
+        kind, options = _RESCALING[node.kind]
+        if zero is None:
+            self._emit(kind, node, [source.name], _shape(node))
+        else:
+            self._emit("ADD", node, [source.name, self._add(zero)], _shape(node), **options)
 
     def relu(self, node: Node) -> None:
-        self._emit("RELU", node, [self.where[node.inputs[0]]], _shape(node))
+        self.rescale(node)
         grid = self.grids[self.placement.groups[node.name]]
         top = float(grid.scale[0]) * (2**grid.bits - 1 - grid.zero)
         if node.config.get("max_value") and top > 6.0:  # else saturation clamps below 6 already
-            self._pass("RELU6", node.replace(name=f"{node.name}/capped"), self.where[node.name],
-                       _shape(node))  # fmt: skip
-            self.where[node.name] = f"{node.name}/capped"
+            capped = node.replace(name=f"{node.name}/capped")
+            self.where[node.name] = self._pass("RELU6", capped, self.where[node.name], _shape(node))
 
     def fixed_range(self, node: Node) -> None:
         kind = {"Softmax": "SOFTMAX", "Sigmoid": "LOGISTIC"}[node.kind]
@@ -230,11 +229,10 @@ class _Lowering:
     def pool(self, node: Node) -> None:
         source = self.where[node.inputs[0]]
         kind = "MAX_POOL_2D" if node.kind.startswith("Max") else "AVERAGE_POOL_2D"
-        window = _pair(node.config["pool_size"])
         strides = _pair(node.config["strides"] or node.config["pool_size"])
+        options = {"window": _pair(node.config["pool_size"]), "strides": strides}
         padding = node.config["padding"].upper()
-        options = {"padding": padding, "strides": strides, "window": window}
-        self._pass(kind, node, source, _shape(node), **options)
+        self._pass(kind, node, source, _shape(node), padding=padding, **options)
 
     def global_pool(self, node: Node) -> None:
         source = self.where[node.inputs[0]]
@@ -248,8 +246,7 @@ class _Lowering:
     def zero_padding(self, node: Node) -> None:
         padding = node.config["padding"]
         padding = ((0, 0), padding) if node.kind == "ZeroPadding1D" else padding
-        source = self.where[node.inputs[0]]
-        self.where[node.name] = self._padded(node.name, source, padding)
+        self.where[node.name] = self._padded(node.name, self.where[node.inputs[0]], padding)
 
     def reshape(self, node: Node) -> None:
         self.where[node.name] = self._reshaped(node.name, self.where[node.inputs[0]], _shape(node))
@@ -286,10 +283,12 @@ def _pair(value: Any) -> tuple[int, int]:
     return (1, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
 
 
+# An operator, and what makes an ADD of zero the same.
+_RESCALING = {"Quantize": ("QUANTIZE", {}), "ReLU": ("RELU", {"activation": "RELU"})}
 _HANDLERS = {
     "Input": "input",
     "Conv1D": "convolution", "Conv2D": "convolution", "DepthwiseConv2D": "convolution",
-    "Dense": "dense", "Add": "add", "Quantize": "quantize", "ReLU": "relu",
+    "Dense": "dense", "Add": "add", "Quantize": "rescale", "ReLU": "relu",
     **dict.fromkeys(FIXED_RANGE, "fixed_range"),
     "Concatenate": "concatenate",
     "AveragePooling1D": "pool", "AveragePooling2D": "pool",

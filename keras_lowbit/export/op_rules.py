@@ -35,11 +35,10 @@ def check_program(program: Program) -> None:
         low, high = _INPUT_COUNTS.get(op.kind, (1, 1))
         _expect(op, low <= len(op.inputs) <= high, f"{low} to {high} inputs", len(op.inputs))
         _expect(op, len(op.outputs) == 1, "one output", op.outputs)
-        inputs, output = (
-            [program.tensors[name] for name in op.inputs],
-            program.tensors[op.outputs[0]],
-        )
+        inputs, output = [program.tensors[n] for n in op.inputs], program.tensors[op.outputs[0]]
         first_constant = _CONSTANTS_FROM.get(op.kind, len(inputs))
+        if op.kind == "ADD" and inputs[1].data is not None and inputs[1].data.size == 1:
+            first_constant = 1  # a number, added to every element
         for index, tensor in enumerate(inputs):
             _expect(
                 op,
@@ -191,7 +190,7 @@ def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 
 
 def _add(op: Op, inputs: list[Tensor], output: Tensor) -> None:
-    shapes = [tuple(tensor.shape) for tensor in (*inputs, output)]
+    shapes = [tuple(tensor.shape) for tensor in (*inputs, output) if tensor.data is None]
     _expect(op, len(set(shapes)) == 1, "equal shapes of inputs and output", shapes)
     ratio = 2 * max(_first_scale(tensor) for tensor in inputs) / _first_scale(output)
     # TFLM aborts the process on a factor of 1 or more.

@@ -15,7 +15,7 @@ from networks import Network, chain
 import keras_lowbit
 from keras_lowbit import QuantizedModel
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.export import runtimes
+from keras_lowbit.export import integer_reference, runtimes
 from keras_lowbit.export.lower import lower
 
 pytestmark = pytest.mark.skipif(
@@ -74,6 +74,19 @@ def shared_linear_tensor(keras: Any) -> Any:
     positive = layers.ReLU(name="positive")(linear)
     last = layers.Conv2D(2, 1, name="last")(positive)
     return keras.Model(image, [last, layers.Conv2D(2, 2, name="other")(linear)])
+
+
+def before_activation(most: float | None) -> Network:
+    """A linear tensor that a sum reads, and a kernel behind a ReLU."""
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+        image = keras.Input(IMAGE, name="image")
+        linear = layers.Conv2D(3, 3, name="linear")(image)
+        inner = layers.Conv2D(3, 1, name="inner")(layers.ReLU(most, name="positive")(linear))
+        return keras.Model(image, layers.Add(name="total")([linear, inner]))
+
+    return build
 
 
 def sigmoid_inside(keras: Any) -> Any:
@@ -212,6 +225,37 @@ def test_several_kernels(network: Network, bits: int, tmp_path: Path) -> None:
     for name, (simulated, reference) in codes.items():
         error = np.sqrt(np.mean((simulated - reference) ** 2))
         assert error <= margin * np.sqrt(np.mean(reference**2)), name
+
+
+# Tensors of eight bits whose values go on with few.
+NARROWING: dict[str, Network] = {
+    "GlobalAveragePooling2D": SEVERAL["GlobalAveragePooling2D"],
+    "AveragePooling2D of a linear tensor": SEVERAL["AveragePooling2D of a linear tensor"],
+    "ReLU": before_activation(None),
+    "ReLU6": before_activation(6.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("name", NARROWING)
+def test_few_bits_are_rounded_to_once(name: str, bits: int, tmp_path: Path) -> None:
+    """QUANTIZE and RELU of the runtimes round to halves or quarters of a code first."""
+    model = networks.randomize(NARROWING[name](tf_keras))
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(bits, linear_activation_bits=8))
+    pipelines.prove(qmodel, tmp_path)
+    program = qmodel.to_program()
+    inputs = qmodel.quantize_input(networks.samples(qmodel.model, 64, seed=7)[0])
+    codes = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
+    narrowing = [op for op in program.ops if program.tensors[op.inputs[-1]].name.endswith("/zero")]
+    assert narrowing
+    for op in narrowing:
+        source, target = program.tensors[op.inputs[0]], program.tensors[op.outputs[0]]
+        factor = float(source.scale[0]) / float(target.scale[0])
+        assert factor < 0.5
+        exact = np.floor((codes[source.name].astype(int) - source.zero_point) * factor + 0.5)
+        low = 0 if op.option("activation") == "RELU" else -128 - target.zero_point
+        expected = np.clip(exact, low, 127 - target.zero_point) + target.zero_point
+        np.testing.assert_array_equal(codes[target.name], expected)
 
 
 def zero(*roles: str) -> Any:
