@@ -88,12 +88,21 @@ def sources_of_call(layer: Any, call_index: int) -> list[Any]:
     """
     call = layer._inbound_nodes[call_index]
     is_keras2 = hasattr(call, "keras_inputs")
-    arguments = (
-        call.call_args if is_keras2 else (*call.arguments.args, *call.arguments.kwargs.values())
-    )
-    given = next(iter(arguments), None)
-    names = [tensor._keras_history[0].name for tensor in getattr(layer, "inputs", None) or ()]
-    built_on_dict = isinstance(getattr(layer, "input", None), dict)
-    if names and isinstance(given, dict) and not built_on_dict and set(names) <= set(given):
-        return [given[name] for name in names]  # as Keras does; extra keys are ignored
-    return list(call.keras_inputs if is_keras2 else call.input_tensors)
+    if is_keras2:
+        sources, given = list(call.keras_inputs), next(iter(call.call_args), None)
+    else:
+        arguments = call.arguments
+        given = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
+        sources = list(call.input_tensors)
+    is_model = hasattr(layer, "layers") and getattr(layer, "inputs", None)
+    if not is_model or not isinstance(given, dict):
+        return sources
+    structure = getattr(layer, "input", None)
+    if isinstance(structure, dict):  # of keys that it does not have, Keras 3 ignores the last ones
+        parts = list(structure.values())
+        names = sorted(structure if is_keras2 else given)[: len(structure)]
+    else:
+        parts = list(structure) if isinstance(structure, (list, tuple)) else [structure]
+        names = [tensor._keras_history[0].name for tensor in layer.inputs]
+    is_flat = not any(isinstance(part, (list, tuple, dict)) for part in parts)
+    return [given[name] for name in names] if is_flat and set(names) <= set(given) else sources

@@ -54,17 +54,30 @@ def _nested(keras: Any) -> Any:
 
 
 def _nested_by_names(keras: Any) -> Any:
-    """A nested model that is built on a list and called with a dict, and another by keyword."""
+    """Nested models that are built on lists and dicts and called with dicts, also by keyword."""
 
-    def inner(name: str, units: int) -> Any:
+    def inner(name: str, units: int, form: Any = list) -> Any:
         later, earlier = keras.Input((4,), name="b"), keras.Input((4,), name="a")
         joined = keras.layers.Concatenate()([later, earlier])
-        return keras.Model([later, earlier], keras.layers.Dense(units)(joined), name=name)
+        inputs = [later, earlier] if form is list else {"b": later, "a": earlier}
+        return keras.Model(inputs, keras.layers.Dense(units)(joined), name=name)
 
     first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
-    third = inner("inner", 4)({"a": second, "b": first})
-    last = inner("outer", 3)(inputs={"a": third, "b": second})
+    third = inner("positional", 4)({"a": second, "b": first, "c": second})
+    fourth = inner("keyword", 4)(inputs={"a": third, "b": second})
+    fifth = inner("second_keyword", 4)(training=False, inputs={"a": fourth, "b": second})
+    last = inner("on_a_dict", 3, dict)({"b": fifth, "a": first, "z": second})
     return keras.Model([first, second], last)
+
+
+def _nested_on_a_nested_list(keras: Any) -> Any:
+    """Keras 2 then goes by the order of the keys."""
+    later, earlier = keras.Input((4,), name="b"), keras.Input((4,), name="a")
+    joined = keras.layers.Concatenate()([later, earlier])
+    inner = keras.Model([later, [earlier]], keras.layers.Dense(3)(joined), name="inner")
+    first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
+    given = {"a": second, "b": first} if keras is tf_keras else [second, [first]]
+    return keras.Model([first, second], inner(given))
 
 
 def _sequential(keras: Any) -> Any:
@@ -126,6 +139,7 @@ NETWORKS: dict[str, networks.Network] = {
     "shared add": _shared_add,
     "nested": _nested,
     "nested by names": _nested_by_names,
+    "nested on a nested list": _nested_on_a_nested_list,
     "sequential": _sequential,
     "two inputs": _two_inputs,
     "residual": networks.residual,

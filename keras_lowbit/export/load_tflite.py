@@ -69,7 +69,7 @@ class StoredTensor:
 
 
 def load_tflite(path: str | os.PathLike[str] | bytes) -> dict[str, StoredTensor]:
-    """The tensors of an exported file by name: kernels, biases and activations.
+    """The tensors of an exported file by name: kernels, biases, activations, and zeros that are added.
 
     Args:
       path: of a ``.tflite`` file, of exported C source (``.cc``), or a flatbuffer's bytes. A stripped file

@@ -283,7 +283,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (1, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
 
 
-# An operator, and what makes an ADD of zero the same.
+# By the kind of layer: the operator, and the options with which an ADD of zero does the same.
 _RESCALING = {"Quantize": ("QUANTIZE", {}), "ReLU": ("RELU", {"activation": "RELU"})}
 _HANDLERS = {
     "Input": "input",

@@ -35,7 +35,8 @@ def check_program(program: Program) -> None:
         low, high = _INPUT_COUNTS.get(op.kind, (1, 1))
         _expect(op, low <= len(op.inputs) <= high, f"{low} to {high} inputs", len(op.inputs))
         _expect(op, len(op.outputs) == 1, "one output", op.outputs)
-        inputs, output = [program.tensors[n] for n in op.inputs], program.tensors[op.outputs[0]]
+        inputs = [program.tensors[name] for name in op.inputs]
+        output = program.tensors[op.outputs[0]]
         first_constant = _CONSTANTS_FROM.get(op.kind, len(inputs))
         if op.kind == "ADD" and inputs[1].data is not None and inputs[1].data.size == 1:
             first_constant = 1  # a number, added to every element
@@ -192,6 +193,9 @@ def _fully_connected(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 def _add(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in (*inputs, output) if tensor.data is None]
     _expect(op, len(set(shapes)) == 1, "equal shapes of inputs and output", shapes)
+    number = inputs[1] if inputs[1].data is not None else output
+    fits = number.dtype == "int8" and len(number.shape) == len(output.shape)
+    _expect(op, fits, "an int8 number of the output's rank", f"{number.dtype} {number.shape}")
     ratio = 2 * max(_first_scale(tensor) for tensor in inputs) / _first_scale(output)
     # TFLM aborts the process on a factor of 1 or more.
     _expect(
@@ -237,12 +241,8 @@ def _concatenation(op: Op, inputs: list[Tensor], output: Tensor) -> None:
 
 
 def _reshape(op: Op, inputs: list[Tensor], output: Tensor) -> None:
-    _expect(
-        op,
-        math.prod(inputs[0].shape) == math.prod(output.shape),
-        f"{math.prod(inputs[0].shape)} elements",
-        output.shape,
-    )
+    elements = math.prod(inputs[0].shape)
+    _expect(op, elements == math.prod(output.shape), f"{elements} elements", output.shape)
 
 
 def _elementwise(op: Op, inputs: list[Tensor], output: Tensor) -> None:

@@ -62,7 +62,8 @@ class FileSizes:
         placement = place(graph, config)
         for index, (group, spec) in enumerate(placement.activations.items()):
             fixed = graph[group].kind in FIXED_RANGE
-            scale = 1 / 256 if fixed else 0.05 + 1e-4 * index
+            # Of about one range, since what comes to few bits from many takes another operator.
+            scale = 1 / 256 if fixed else (0.05 + 1e-4 * index) * 255 / (2**spec.bits - 1)
             zero_point = 0 if fixed or spec.unsigned else (index + 1) % (spec.qmax + 1)
             self._values[f"{group}/output_scale"] = np.array(scale, np.float32)
             self._values[f"{group}/output_zero_point"] = np.array(zero_point, np.float32)

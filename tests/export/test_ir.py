@@ -191,6 +191,9 @@ BREAKS = {
     "activations, then constants": lambda b, x: b.apply(
         "ADD", (x, b.constant(np.ones((1, 6, 6, 4), np.int8), np.float32([1]))), b.like(x)
     ),
+    "an int8 number of the output's rank": lambda b, x: b.apply(
+        "ADD", (x, b.constant(np.ones((1, 1), np.int8), np.float32([1]))), b.like(x)
+    ),
     "1 to 1 inputs": lambda b, x: b.apply("RELU", (x, x), b.like(x)),
     "rescaling factor to": lambda b, x: b.apply(
         "FULLY_CONNECTED",

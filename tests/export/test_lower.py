@@ -246,7 +246,8 @@ def test_few_bits_are_rounded_to_once(name: str, bits: int, tmp_path: Path) -> N
     program = qmodel.to_program()
     inputs = qmodel.quantize_input(networks.samples(qmodel.model, 64, seed=7)[0])
     codes = integer_reference.run(program, dict(zip(program.inputs, inputs, strict=True)))
-    narrowing = [op for op in program.ops if program.tensors[op.inputs[-1]].name.endswith("/zero")]
+    added = {op: program.tensors[op.inputs[1]] for op in program.ops if op.kind == "ADD"}
+    narrowing = [op for op, operand in added.items() if operand.data is not None]
     assert narrowing
     for op in narrowing:
         source, target = program.tensors[op.inputs[0]], program.tensors[op.outputs[0]]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import networks
 import numpy as np
+import pipelines
 import pytest
 import tf_keras
 import uneven
 
 from keras_lowbit import Budget, PTQConfig
 from keras_lowbit.export import runtimes
+from keras_lowbit.export.arena import measure_arena
 from keras_lowbit.reader import read
 from keras_lowbit.search.bit_search import BitSearch, Choice
 from keras_lowbit.search.choice import candidates
@@ -167,3 +170,25 @@ def test_fixed_layers_keep_their_bits() -> None:
     assert search.widths["hidden"][5].harm == 0.0
     with pytest.raises(ValueError, match="there is nothing to search"):
         uneven.search(PTQConfig(layer_bits={".*": 4}))
+
+
+@needs_tflm
+@pytest.mark.parametrize("activation_bits", [3, 4, 6])
+def test_sizes_of_few_bits_behind_an_average(activation_bits: int, tmp_path: Path) -> None:
+    """Another operator brings an average of 8 bits to few."""
+    model = networks.randomize(
+        networks.chain(
+            (8, 8, 3), lambda k: k.Conv2D(16, 3, activation="relu"),
+            lambda k: k.Conv2D(32, 3, activation="relu"), lambda k: k.GlobalAveragePooling2D(),
+            lambda k: k.Dense(5),
+        )(tf_keras)
+    )  # fmt: skip
+    x = networks.samples(model, 64)[0]
+    config = dataclasses.replace(uneven.RANGES_ONLY, activation_bits=activation_bits)
+    search = BitSearch(read(model), {model.input_names[0]: x}, config, (2, 4, 8))
+    for bits in (2, 4, 8):
+        choice = search.choice(dict.fromkeys(search.widths, bits))
+        path = tmp_path / f"{bits}.tflite"
+        pipelines.quantized(model, choice.config, x).export(path, packing="auto", strip="micro")
+        assert (choice.flash or 0) - 96 <= path.stat().st_size <= (choice.flash or 0)
+        assert measure_arena(path.read_bytes()).smallest <= search.sizes.arena(choice.bits)
