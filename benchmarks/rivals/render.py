@@ -115,16 +115,16 @@ def _expectations(measured: Measured) -> str:
         rivals = [row for row in rows if row["tool"] not in (OURS, TRAINED)]
         if not ours or not rivals or setting == "W8A8":
             continue
-        best = max(rivals, key=_accuracy)
-        longest = measured.ours(task, setting, "best")
+        strongest = max(rivals, key=_accuracy)
+        best = measured.ours(task, setting, "best")
         so_far = any(
             row is None and cell.contestant.tool not in (OURS, TRAINED)
             for cell, row in measured.lines(task, setting)
         )
         lines.append([
             TASKS[task].network, setting, _drop_text(ours),
-            _drop_text(longest) if longest else MISSING, _drop_text(best), _name(best),
-            _said(_accuracy(ours) > _accuracy(best), so_far),
+            _drop_text(best) if best else MISSING, _drop_text(strongest), _name(strongest),
+            _said(_accuracy(ours) > _accuracy(strongest), so_far),
             *_against_gptq(measured.lines(task, setting)),
         ])  # fmt: skip
     header = [

@@ -233,7 +233,7 @@ NARROWING: dict[str, Network] = {
     "AveragePooling2D of a linear tensor": SEVERAL["AveragePooling2D of a linear tensor"],
     "ReLU": before_activation(None),
     "ReLU6": before_activation(6.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
