@@ -45,7 +45,8 @@ class Node:
 class Graph:
     """Nodes in topological order, with the names of the inputs and outputs.
 
-    ``output_names`` is what the caller's model calls its outputs, whatever the nodes are that compute them.
+    ``output_names`` is what the caller's model calls its outputs, whatever the nodes are that compute them;
+    ``named_outputs`` says that it gives them as a dict.
 
     Example:
       >>> graph = read(model)
@@ -59,11 +60,13 @@ class Graph:
         inputs: Iterable[str],
         outputs: Iterable[str],
         output_names: Iterable[str] = (),
+        named_outputs: bool = False,
     ) -> None:
         self.nodes = _in_topological_order(tuple(nodes))
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.output_names = tuple(output_names) or self.outputs
+        self.named_outputs = named_outputs
         self._by_name = {node.name: node for node in self.nodes}
         self._consumers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
@@ -93,7 +96,7 @@ class Graph:
         """The graph with nodes of the same names replaced and nodes of new names added."""
         new = {node.name: node for node in nodes}
         kept = [new.pop(node.name, node) for node in self.nodes]
-        return Graph([*kept, *new.values()], self.inputs, self.outputs, self.output_names)
+        return self._of([*kept, *new.values()], self.outputs)
 
     def without(self, name: str) -> Graph:
         """The graph without a one-input node; its consumers read its input instead."""
@@ -112,7 +115,31 @@ class Graph:
             if node.name != drop
         ]
         outputs = [new if output == old else output for output in self.outputs]
-        return Graph(nodes, self.inputs, outputs, self.output_names)
+        return self._of(nodes, outputs)
+
+    def _of(self, nodes: Iterable[Node], outputs: Iterable[str]) -> Graph:
+        return Graph(nodes, self.inputs, outputs, self.output_names, self.named_outputs)
+
+    def to_document(self) -> dict[str, Any]:
+        """Everything but the values of the weights, of JSON types where ``config`` is."""
+        nodes = [{**vars(node), "weights": sorted(node.weights)} for node in self.nodes]
+        return {
+            "nodes": nodes, "inputs": self.inputs, "outputs": self.outputs,
+            "output_names": self.output_names, "named_outputs": self.named_outputs,
+        }  # fmt: skip
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Graph:
+        """The graph of :meth:`to_document`, with weights by ``<node>/<role>``."""
+        nodes = [
+            Node(
+                entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
+                entry["config"], {r: weights[f"{entry['name']}/{r}"] for r in entry["weights"]},
+            )
+            for entry in document["nodes"]
+        ]  # fmt: skip
+        kept = {k: document[k] for k in ("output_names", "named_outputs") if k in document}
+        return cls(nodes, document["inputs"], document["outputs"], **kept)
 
 
 def _in_topological_order(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -143,7 +170,8 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
         tfmot wrapper; input nodes come with None and may return a layer to apply behind the input.
 
     Returns:
-      A functional model; layer (or wrapped layer) names are node names.
+      A functional model; layer (or wrapped layer) names are node names. Several outputs come as a list,
+      or as a dict where ``named_outputs`` says so.
     """
     tensors: dict[str, Any] = {}
     inputs = {}
@@ -162,10 +190,11 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
                 weights[role].assign(value)
         caller = wrap(node, layer) if wrap else layer
         tensors[node.name] = caller(arguments if len(arguments) > 1 else arguments[0])
-    outputs = [tensors[name] for name in graph.outputs]
-    model = keras.Model(
-        [inputs[name] for name in graph.inputs], outputs[0] if len(outputs) == 1 else outputs
-    )
+    ends = [tensors[name] for name in graph.outputs]
+    outputs: Any = ends if len(ends) > 1 else ends[0]
+    if graph.named_outputs:
+        outputs = dict(zip(graph.output_names, ends, strict=True))
+    model = keras.Model([inputs[name] for name in graph.inputs], outputs)
     model.output_names = list(graph.output_names)  # of losses and labels, in `fit`
     return model
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras_lowbit.accounting import Cost, cost_of
 from keras_lowbit.calibration_data import read_samples
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.graph import Graph, Node, build
+from keras_lowbit.graph import Graph, build
 from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import place
 from keras_lowbit.version import __version__
@@ -104,12 +104,9 @@ class QuantizedModel:
                 f"Received: {str(directory)!r}, which holds something else"
             )
         graph = self.student.graph
-        nodes = [{**vars(node), "weights": sorted(node.weights)} for node in graph.nodes]
-        document = {
-            "format": FORMAT, "config": json.loads(self.config.to_json()), "nodes": nodes,
-            "inputs": graph.inputs, "outputs": graph.outputs, "output_names": graph.output_names,
-            **{name: getattr(self, name) for name in KEPT},
-        }  # fmt: skip
+        kept = {name: getattr(self, name) for name in KEPT}
+        document = {"format": FORMAT, "config": json.loads(self.config.to_json())}
+        document |= graph.to_document() | kept
         arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -224,6 +221,8 @@ class QuantizedModel:
         blob = open_model(path).blob
         samples = read_samples(x, self.student.graph, max_samples)
         simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)
+        if isinstance(simulated, dict):
+            simulated = [simulated[name] for name in self.student.graph.output_names]
         simulated = simulated if isinstance(simulated, list) else [simulated]
         program = self.to_program(read_containers(blob, self.to_program()))
         inputs, names = _input_codes(program, samples), runtimes_for(blob, program)
@@ -248,14 +247,7 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
         _read(source / name, lambda path: dict(np.load(path)))
         for name in ("float_weights.npz", "values.npz")
     )
-    nodes = [
-        Node(
-            entry["name"], entry["kind"], tuple(entry["inputs"]), tuple(entry["shape"]),
-            entry["config"], {r: weights[f"{entry['name']}/{r}"] for r in entry["weights"]},
-        )
-        for entry in document["nodes"]
-    ]  # fmt: skip
-    graph = Graph(nodes, document["inputs"], document["outputs"], document.get("output_names", ()))
+    graph = Graph.from_document(document, weights)
     student = insert_quantizers(graph, place(graph, config))
     student.assign(values)
     kept = {name: document[name] for name in KEPT if name in document}  # older folders have fewer

@@ -73,16 +73,17 @@ def read(model: Any) -> Graph:
         )
     _check_finite(reader.nodes.values())
     inputs = [tensors[id(tensor)] for tensor in model.inputs]
-    return Graph(reader.nodes.values(), inputs, outputs, _output_names(model))
+    return Graph(reader.nodes.values(), inputs, outputs, *_output_names(model))
 
 
-def _output_names(model: Any) -> list[str]:
-    """The keys of a dict of outputs, else the names of the layers; none where they are not unique."""
-    names = [tensor._keras_history[0].name for tensor in model.outputs]
+def _output_names(model: Any) -> tuple[list[str], bool]:
+    """The keys of a dict of outputs, else the layers' names, none if not unique; whether it is a dict."""
     structure = getattr(model, "output", None)  # a Sequential of Keras 3 may have none
-    if isinstance(structure, dict) and len(structure) == len(names):
-        names = sorted(structure)  # the order of `outputs`
-    return names if len(set(names)) == len(names) else []
+    order = list(map(id, model.outputs))  # by key; as given in an OrderedDict of Keras 3
+    if isinstance(structure, dict) and sorted(map(id, structure.values())) == sorted(order):
+        return sorted(structure, key=lambda key: (order.index(id(structure[key])), key)), True
+    names = [tensor._keras_history[0].name for tensor in model.outputs]
+    return names if len(set(names)) == len(names) else [], False
 
 
 def _check_finite(nodes: Iterable[Node]) -> None:

@@ -645,14 +645,44 @@ def test_only_a_folder_with_a_model_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
-@pytest.mark.parametrize("kind", ["dict", "tuple"])
-def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["dict", "OrderedDict", "one in a dict", "lists in a dict", "tuple"]
+)
+def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str, tmp_path: Path) -> None:
+    """Those of one shape, so that it would not show if they were taken for each other."""
     image = keras.Input((6,), name="image")
-    outputs = {name: keras.layers.Dense(2, name=name)(image) for name in ("second", "first")}
-    model = keras.Model(image, outputs if kind == "dict" else tuple(outputs.values()))
-    qmodel = pipelines.quantized(networks.randomize(model), RANGES)
-    results = qmodel.model.predict(networks.samples(model, 4)[0], verbose=0)
-    assert [result.shape for result in results] == [(4, 2)] * 2
+    outputs = {name: keras.layers.Dense(2, name=f"dense_{name}")(image) for name in ("z", "a")}
+    if kind == "one in a dict":
+        outputs.pop("a")
+    structures = {
+        "OrderedDict": OrderedDict(outputs),
+        "lists in a dict": {name: [outputs[name]] for name in outputs},
+        "tuple": tuple(outputs.values()),
+    }
+    model = networks.randomize(keras.Model(image, structures.get(kind, outputs)))
+    flat = {"lists in a dict": sorted(outputs), "tuple": list(outputs)}.get(kind)
+    x = networks.samples(model, 64)[0]
+    expected = {
+        name: x @ np.asarray(layer.get_weights()[0]) + np.asarray(layer.get_weights()[1])
+        for name in outputs
+        for layer in [model.get_layer(f"dense_{name}")]
+    }
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(8), x)
+    qmodel.save(tmp_path / "saved")
+    qmodel.export(tmp_path / "model.tflite")
+    for of in (qmodel, keras_lowbit.load(tmp_path / "saved")):
+        results = of.model.predict(x, verbose=0)
+        if flat:
+            results = dict(zip(flat, results, strict=True))
+        assert sorted(results) == sorted(expected)
+        for name, values in expected.items():
+            np.testing.assert_allclose(results[name], values, atol=0.1)
+        assert of.verify(tmp_path / "model.tflite", x).ok
+    qmodel.model.compile("sgd", "mse")
+    labels = [expected[name] for name in flat] if flat else expected
+    before = qmodel.model.evaluate(x, labels, verbose=0, return_dict=True)["loss"]
+    assert before < 0.01
+    qmodel.model.fit(x, labels, verbose=0)
 
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
