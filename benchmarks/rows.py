@@ -6,13 +6,16 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import keras_lowbit
 
 Row = dict[str, Any]
+# Of the algorithms. Raised when the same configuration comes to give other results, so that rows are measured again.
+# 2: samples of ranges and search from all of the calibration set; images distilled over views.
+RESULTS = 2
 
 
 def short_hash(document: Any) -> str:
@@ -58,7 +61,25 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def is_of_today(row: Row) -> bool:
+    """Whether the row is of another tool, or of our algorithms as they are."""
+    return not row.get("config") or row.get("results", 1) == RESULTS
+
+
+def of_today(read: Callable[[Path], list[Row]]) -> Callable[[Path], list[Row]]:
+    """Read likewise, but for rows that are to be measured again."""
+    return lambda path: [row for row in read(path) if is_of_today(row)]
+
+
 def states_of_source(rows: Iterable[Row]) -> list[str]:
     """What a page has to say where the source changed between its rows; nothing if it did not."""
-    count = len({row.get("source") for row in rows})
+    count = len({row["source"] for row in rows if row.get("source")})
     return [f"Rows were measured with {count} states of the source of keras_lowbit."] * (count > 1)
+
+
+def older_rows(rows: Iterable[Row]) -> list[str]:
+    """What a page has to say of rows that are to be measured again; nothing if there are none."""
+    ours = [row for row in rows if row.get("config")]
+    older = sum(not is_of_today(row) for row in ours)
+    text = f"{older} of {len(ours)} rows of keras_lowbit are of its algorithms before today's"
+    return [f"{text}, and are to be measured again."] * (older > 0)

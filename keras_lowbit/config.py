@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -194,11 +195,15 @@ class PTQConfig:
         object.__setattr__(self, "split_channels", float(share))  # 0 and 0.0 are the same in JSON
         for name in ("learning_rate", "tune_learning_rate"):
             rate = getattr(self, name)
-            if isinstance(rate, bool) or not (isinstance(rate, (int, float)) and rate > 0):
+            if isinstance(rate, bool) or not (
+                isinstance(rate, (int, float)) and 0 < rate < math.inf
+            ):
                 if rate is None and name == "learning_rate":
                     continue
                 own = ", or None for each variable's own" * (name == "learning_rate")
-                raise ValueError(f"`{name}` must be positive{own}. Received: {name}={rate!r}")
+                raise ValueError(
+                    f"`{name}` must be positive and finite{own}. Received: {name}={rate!r}"
+                )
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:

@@ -27,7 +27,7 @@ from keras_lowbit.preflight import check_before_work
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
-from keras_lowbit.quantizers.insert import insert_quantizers
+from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.quantizers.ranges import first_method
 from keras_lowbit.reader import read
@@ -144,6 +144,7 @@ def _four_steps(
     if config.activation_range == "output":
         match_output(student, inputs)
     student.make_room_for_biases()
+    calibrated = student.values()
     check_before_work(model, teacher, student, data)
     # Step 3: unit by unit.
     watching.set_model(student.model)
@@ -163,6 +164,7 @@ def _four_steps(
         records.append(saved[1])
     warn_if_useless(records)
     methods = _methods(config, tuned=not records[-1].get("undone"))
+    methods |= _methods_of_what_rested(student, calibrated, config, methods)
     return QuantizedModel(
         student, teacher, config, records, notes, methods, len(data[0]), digests=student.digests()
     )
@@ -204,6 +206,23 @@ def _methods(config: PTQConfig, tuned: bool) -> dict[str, str]:
         "activation": first_method(config.activation_range) + trained["activation"],
         "low-bit activation": config.activation_range + trained["activation"],
     }
+
+
+def _methods_of_what_rested(
+    student: Student, calibrated: dict[str, np.ndarray], config: PTQConfig, methods: dict[str, str]
+) -> dict[str, str]:
+    """The methods of kernels and outputs that training moves in general, and did not move here."""
+    changed = {name for name, x in student.values().items() if (x != calibrated[name]).any()}
+    rested = {}
+    for name in student.placement.weights:
+        if changed.isdisjoint((f"{name}/kernel", f"{name}/kernel_scale")):
+            rested[f"{name}/kernel"] = ("weight", config.weight_range)
+    for name, spec in student.placement.activations.items():
+        if changed.isdisjoint((f"{name}/output_scale", f"{name}/output_zero_point")):
+            few = spec.bits < 8
+            found = config.activation_range if few else first_method(config.activation_range)
+            rested[f"{name}/output"] = ("low-bit activation" if few else "activation", found)
+    return {name: own for name, (kind, own) in rested.items() if own != methods[kind]}
 
 
 def _checkpoint(

@@ -35,15 +35,15 @@ class QuantizedModel:
       config: how it was quantized.
       history: one record per reconstructed unit and one for the end-to-end stage.
       notes: what became of layers that are no longer there.
-      methods: how "weight", "activation" and "low-bit activation" values (below 8 bits) were found, for
-        the metadata.
+      methods: how "weight", "activation" and "low-bit activation" values (below 8 bits) were found, and
+        those of ``<layer>/kernel`` and ``<layer>/output`` that did not move; for the metadata.
       calibration_samples: how many samples it was made with.
       calibration_source: where they are from if they are not real; else empty.
       digests: :meth:`Student.digests` as :func:`keras_lowbit.quantize` ended; empty if unknown.
     """
 
-    student: Student
-    teacher: Any
+    student: Student = dataclasses.field(repr=False)
+    teacher: Any = dataclasses.field(repr=False)
     config: PTQConfig
     history: list[dict[str, Any]]
     notes: dict[str, str]
@@ -65,7 +65,7 @@ class QuantizedModel:
 
     @property
     def changed_since(self) -> tuple[str, ...]:
-        """Which of "weight" and "activation" changed since ``quantize`` ended, as by ``model.fit``."""
+        """Which of "weight", "bias" and "activation" changed since ``quantize`` ended, as by ``model.fit``."""
         now = self.student.digests()
         return tuple(part for part, digest in self.digests.items() if digest != now[part])
 
@@ -189,9 +189,14 @@ class QuantizedModel:
         from keras_lowbit.export.lower import lower
 
         student = self.student
-        methods = dict(self.methods)
-        for target in methods:
-            methods[target] += "+changed since" * target.endswith(self.changed_since)
+        kinds = {f"{name}/kernel": "weight" for name in student.placement.weights}
+        for name, spec in student.placement.activations.items():
+            kinds[f"{name}/output"] = "low-bit activation" if spec.bits < 8 else "activation"
+        methods = {
+            name: self.methods.get(name, self.methods.get(kind, ""))
+            + "+changed since" * kind.endswith(self.changed_since)
+            for name, kind in kinds.items()
+        }
         return lower(student.graph, student.placement, student.values(), methods, containers)
 
     def quantize_input(self, x: Any) -> list[np.ndarray]:

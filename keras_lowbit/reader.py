@@ -79,9 +79,12 @@ def read(model: Any) -> Graph:
 def _output_names(model: Any) -> tuple[list[str], bool]:
     """The keys of a dict of outputs, else the layers' names, none if not unique; whether it is a dict."""
     structure = getattr(model, "output", None)  # a Sequential of Keras 3 may have none
-    order = list(map(id, model.outputs))  # by key; as given in an OrderedDict of Keras 3
-    if isinstance(structure, dict) and sorted(map(id, structure.values())) == sorted(order):
-        return sorted(structure, key=lambda key: (order.index(id(structure[key])), key)), True
+    ends = [id(tensor) for tensor in model.outputs]  # by key; as given in an OrderedDict of Keras 3
+    if isinstance(structure, dict) and sorted(map(id, structure.values())) == sorted(ends):
+        keys: dict[int, list[str]] = {end: [] for end in ends}  # one tensor may have several
+        for key in sorted(structure, reverse=True):
+            keys[id(structure[key])].append(key)
+        return [keys[end].pop() for end in ends], True
     names = [tensor._keras_history[0].name for tensor in model.outputs]
     return names if len(set(names)) == len(names) else [], False
 

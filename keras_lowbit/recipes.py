@@ -38,7 +38,7 @@ def fields_of(recipe: str) -> dict[str, Any]:
     Example:
       >>> PTQConfig.uniform(4, **fields_of("best"))
     """
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise ValueError(f"`recipe` must be one of {tuple(RECIPES)}. Received: recipe={recipe!r}")
     return dict(RECIPES[recipe])
 

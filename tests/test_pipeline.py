@@ -29,6 +29,7 @@ from keras_lowbit import PTQConfig, UnsupportedModelError, variables
 from keras_lowbit.callbacks import Callback
 from keras_lowbit.finetune import end_to_end
 from keras_lowbit.reconstruct.activations import UnitFunction
+from keras_lowbit.reconstruct.reconstructor import warn_if_useless
 from keras_lowbit.reconstruct.units import find_units
 
 SHORT = PTQConfig(weight_bits=3, activation_bits=4, steps=4, tune_steps=4)
@@ -273,6 +274,12 @@ def test_one_warning_of_a_useless_result(
     assert useless == [not normalised] * 3
     assert caplog.text.count("the first unit that is so far off is 'first'") == sum(useless[:1])
     assert ("normalised one by one" in caplog.text) is not normalised
+
+
+def test_a_result_that_is_no_number_is_useless_too(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="absl"):
+        warn_if_useless([{"name": "first", "error_after": float("nan")}])
+    assert "the first unit that is so far off is 'first'" in caplog.text
 
 
 # ---- what comes out
@@ -540,6 +547,22 @@ def test_metadata_tell_how_values_were_found(
     assert tensors["first_relu"]["method"] == activation.replace("mse", "output")
 
 
+def test_metadata_do_not_call_trained_what_did_not_move(tmp_path: Path) -> None:
+    """The range of the logits is no unit's; a network of pools has nothing to train."""
+    config = PTQConfig(steps=2, tune_steps=2)
+    qmodel = pipelines.quantized(make(), config)
+    qmodel.save(tmp_path / "saved")
+    graph = qmodel.student.graph
+    logits = graph[graph.outputs[0]].inputs[0]
+    assert qmodel.methods["activation"] == "mse+lsq+end to end"
+    for of in (qmodel, keras_lowbit.load(tmp_path / "saved")):
+        tensors = of.export(tmp_path / "m.tflite", overwrite=True)["tensors"]
+        assert tensors[logits]["method"] == "mse"
+    model = chain((8, 8, 3), lambda k: k.MaxPooling2D())(tf_keras)
+    pools = pipelines.quantized(model, config).export(tmp_path / "pools.tflite")["tensors"]
+    assert {tensor["method"] for tensor in pools.values()} == {"mse"}
+
+
 # ---- importing
 
 
@@ -606,6 +629,20 @@ def test_a_layer_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
     model = make()
     monkeypatch.setattr(model.get_layer("first_relu"), "call", lambda x: tf.nn.leaky_relu(x, 0.5))
     with pytest.raises(ValueError, match="computes something else than its layers say"):
+        pipelines.quantized(model, RANGES)
+    layer = tf_keras.layers.ReLU()
+    image = tf_keras.Input((4,), dtype="int32")
+    model = tf_keras.Model(image, layer(tf_keras.layers.Dense(3)(image)))
+    monkeypatch.setattr(layer, "call", lambda x: tf.nn.leaky_relu(x, 0.5))
+    with pytest.raises(ValueError, match="computes something else than its layers say"):
+        pipelines.quantized(model, RANGES, np.arange(64 * 4).reshape(64, 4) - 128)
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+def test_an_input_that_nothing_reads_is_refused(keras: Any) -> None:
+    image, idle = keras.Input((4,), name="image"), keras.Input((2,), name="idle")
+    model = keras.Model([image, idle], keras.layers.Dense(2)(image))
+    with pytest.raises(ValueError, match="make the model without them. Received: inputs=.*idle"):
         pipelines.quantized(model, RANGES)
 
 
@@ -683,6 +720,19 @@ def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str, tmp_path: Path) -> No
     before = qmodel.model.evaluate(x, labels, verbose=0, return_dict=True)["loss"]
     assert before < 0.01
     qmodel.model.fit(x, labels, verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+def test_one_tensor_by_two_names(keras: Any, dtype: str) -> None:
+    image = keras.Input((6,), name="image", dtype=dtype)
+    first, second = keras.layers.Dense(2)(image), keras.layers.Dense(2)(image)
+    model = networks.randomize(keras.Model(image, {"z": first, "a": first, "m": second}))
+    x = np.random.default_rng(0).integers(-3, 4, (64, 6))
+    expected = model.predict(x, verbose=0)
+    received = pipelines.quantized(model, pipelines.ranges_only(8), x).model.predict(x, verbose=0)
+    for name, values in expected.items():
+        np.testing.assert_allclose(received[name], values, atol=0.2)
 
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])

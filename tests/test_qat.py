@@ -102,10 +102,45 @@ def test_metadata_and_report_say_what_was_changed_since(tmp_path: Path) -> None:
     assert methods() == made | {"first/kernel": made["first/kernel"] + "+changed since"}
     qmodel.model.compile(tf_keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     qmodel.model.fit(x, labels, verbose=0)
-    assert qmodel.changed_since == ("weight", "activation")
+    assert qmodel.changed_since == ("weight", "bias", "activation")
     assert methods() == {name: f"{method}+changed since" for name, method in made.items()}
-    assert qmodel.report().to_dict()["changed_since"] == ("weight", "activation")
+    assert qmodel.report().to_dict()["changed_since"] == ("weight", "bias", "activation")
     assert "every activation were trained or set since" in str(qmodel.report())
+
+
+def test_changed_biases_are_told(tmp_path: Path) -> None:
+    qmodel, _, _ = quantized()
+    bias = qmodel.student.biases["last"]
+    bias.assign(bias + 1.0)
+    assert qmodel.changed_since == ("bias",)
+    assert "every bias were trained or set since" in str(qmodel.report())
+    tensors = qmodel.export(tmp_path / "m.tflite")["tensors"]
+    assert not any("since" in tensor["method"] for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "folder"])
+def test_files_that_keras_could_not_load_are_not_written(name: str, tmp_path: Path) -> None:
+    qmodel, x, labels = quantized()
+    with pytest.raises(ValueError, match="QuantizedModel.save.*Received: model.save"):
+        qmodel.model.save(tmp_path / name)
+    keep = tf_keras.callbacks.ModelCheckpoint(tmp_path / "best.weights.h5", save_weights_only=True)
+    qmodel.model.compile("sgd", "sparse_categorical_crossentropy")
+    qmodel.model.fit(x, labels, verbose=0, callbacks=[keep])
+    trained = qmodel.student.values()
+    again, _, _ = quantized()
+    again.model.load_weights(tmp_path / "best.weights.h5")
+    for key, value in again.student.values().items():
+        np.testing.assert_array_equal(value, trained[key])
+
+
+def test_relative_adam_of_another_model_is_refused() -> None:
+    qmodel, x, labels = quantized()
+    other, _, _ = quantized()
+    qmodel.model.compile(keras_lowbit.RelativeAdam(other), "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="made for another quantized model.*Received: .*kernel"):
+        qmodel.model.fit(x, labels, verbose=0)
+    with pytest.raises(ValueError, match="what `quantize` or `load` returned.*Functional"):
+        keras_lowbit.RelativeAdam(qmodel.model)
 
 
 def test_relative_adam_counts_every_value_in_its_own_unit() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import networks
 import numpy as np
 import pytest
@@ -49,9 +52,11 @@ def test_fast_shows_no_steps_that_it_does_not_take(capsys: pytest.CaptureFixture
     assert "Unit 1/" in shown and "1/1 [=" in shown and "500" not in shown
 
 
-def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(ValueError, match="'fast', 'default', 'best'.*Received: recipe='quick'"):
-        keras_lowbit.quantize(NETWORK(tf_keras), np.zeros((4, 6), "f"), recipe="quick")
+@pytest.mark.parametrize("recipe", ["quick", ["fast"], None])
+def test_unknown_recipes_are_refused(recipe: Any) -> None:
+    received = re.escape(f"Received: recipe={recipe!r}")
+    with pytest.raises(ValueError, match=f"'fast', 'default', 'best'.*{received}"):
+        keras_lowbit.quantize(NETWORK(tf_keras), np.zeros((4, 6), "f"), recipe=recipe)
 
 
 def test_a_recipe_beside_a_config_is_refused() -> None:

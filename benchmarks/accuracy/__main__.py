@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.accuracy import plan, render
 from benchmarks.accuracy.measure import measure
-from benchmarks.rows import read_rows
+from benchmarks.rows import of_today, read_rows
 from benchmarks.study import backends
 from benchmarks.study.runner import run
 from keras_lowbit import RECIPES
@@ -50,19 +50,19 @@ def _cells() -> list[plan.Cell]:
 
 def _run() -> int:
     backend = functools.partial(backends.loky, jobs=FLAGS.jobs)
-    failed = run(_cells(), measure, backend, Path(FLAGS.results), say, plan.known_rows)
+    failed = run(_cells(), measure, backend, Path(FLAGS.results), say, of_today(plan.known_rows))
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """Every row that is to be measured, and whether it is."""
-    return show_plan(_cells(), plan.known_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), of_today(plan.known_rows)(Path(FLAGS.results)))
 
 
 def _report() -> int:
     path = Path(FLAGS.report)
-    trained = read_rows(Path(FLAGS.qat_results))
-    path.write_text(render.page(plan.known_rows(Path(FLAGS.results)), trained))
+    trained = {row["key"]: row for row in read_rows(Path(FLAGS.qat_results))}
+    path.write_text(render.page(plan.known_rows(Path(FLAGS.results)), list(trained.values())))
     say(f"{path} is written")
     return 0
 

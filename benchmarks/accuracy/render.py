@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.accuracy.plan import MIXED, SETTINGS, TASKS
 from benchmarks.intervals import Agreement, bootstrap_interval
 from benchmarks.qat.render import drops as labelled_drops
-from benchmarks.rows import Row, states_of_source
+from benchmarks.rows import Row, is_of_today, older_rows, states_of_source
 from benchmarks.study import paper
 from benchmarks.study.grids import VARIABLES
 from benchmarks.study.measured import MISSING, Statistic
@@ -24,7 +24,8 @@ What the three recipes reach on the four networks of the study. Accuracy points 
 simulation, on the test samples of `docs/study.md`; mean and standard deviation over seeds, and their number in
 brackets. "4/4" is weights, activations and the network's input at 4 bits; "edge-8" the same with 8 bits for the input, the
 first and the last layer, which is what the paper's figures belong to (`docs/study.md`); "W4A8" is weights at
-4 and everything else at 8. The paper's column is the best of its four variables, from its float network.
+4 and everything else at 8. The paper's column is the best of its four variables, from its float network. At ° some
+seed is of algorithms before today's.
 
 `make accuracy` measures the rows that are missing, `make accuracy-report` writes this page.
 """
@@ -37,7 +38,8 @@ def page(rows: Sequence[Row], trained: Sequence[Row] = ()) -> str:
       rows: of :mod:`benchmarks.accuracy.measure`, in any order.
       trained: of :mod:`benchmarks.qat.measure`, likewise.
     """
-    parts = [HEAD, *(f"{line}\n" for line in states_of_source([*rows, *trained]))]
+    used = [*rows, *trained]
+    parts = [HEAD, *(f"{line}\n" for line in (*states_of_source(used), *older_rows(used)))]
     parts += [f"## {recipe}\n\n{drops(rows, recipe)}\n" for recipe in reversed(list(RECIPES))]
     parts += [f"## With labels\n\n{LABELS}\n{labelled_drops(trained)}\n"]
     parts += [f"## Confidence\n\n{CONFIDENCE}\n{intervals(rows)}\n", f"## Time\n\n{times(rows)}\n"]
@@ -106,7 +108,8 @@ def _drop(rows: Sequence[Row]) -> str:
     if statistic is None:
         return MISSING
     spread = "" if statistic.deviation is None else f" ± {statistic.deviation:.2f}"
-    return f"{points(statistic.mean)}{spread} ({statistic.count})"
+    older = "°" * any(not is_of_today(row) for row in rows)
+    return f"{points(statistic.mean)}{spread} ({statistic.count}){older}"
 
 
 def _beside_paper(setting: str, cells: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.commands import dispatch, say, show_plan
+from benchmarks.rows import of_today
 from benchmarks.study.worker import ONE_THREAD
 
 # Workers inherit it, and TensorFlow must not be there before.
@@ -43,12 +44,16 @@ def _cells() -> list[plan.Cell]:
 
 def _run() -> int:
     backend = functools.partial(backends.loky, jobs=FLAGS.jobs)
-    return 1 if run(_cells(), measure, backend, Path(FLAGS.results), say, plan.known_rows) else 0
+    return (
+        1
+        if run(_cells(), measure, backend, Path(FLAGS.results), say, of_today(plan.known_rows))
+        else 0
+    )
 
 
 def _plan() -> int:
     """Every row that is to be measured, and whether it is."""
-    return show_plan(_cells(), plan.known_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), of_today(plan.known_rows)(Path(FLAGS.results)))
 
 
 def _report() -> int:

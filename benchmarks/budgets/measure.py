@@ -13,7 +13,7 @@ import tf_keras
 
 import keras_lowbit
 from benchmarks.budgets.plan import FRONT, POINTS, RECIPE, SEED, SHARES, Cell
-from benchmarks.rows import Row, source_hash, versions
+from benchmarks.rows import RESULTS, Row, source_hash, versions
 from benchmarks.scores import scores
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import Task, one_task
@@ -63,7 +63,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
             "front": round(searched, 2), "quantize": round(ended[0] - began[0], 2),
             "cpu": round(ended[1] - began[1], 2), "all": round(time.monotonic() - started, 2),
         },
-        "config": full_config(cell.config), "versions": versions(), "source": SOURCE,
+        "config": full_config(cell.config), "versions": versions(), "source": SOURCE, "results": RESULTS,
     }  # fmt: skip
     # A worker measures many cells, and TensorFlow keeps every graph.
     tf_keras.backend.clear_session()

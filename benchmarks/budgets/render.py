@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.budgets.plan import FRONT, KINDS, SAME, SHARES, TASKS
 from benchmarks.intervals import Agreement, bootstrap_interval
-from benchmarks.rows import Row, states_of_source
+from benchmarks.rows import Row, older_rows, states_of_source
 from benchmarks.study.measured import MISSING
 from benchmarks.study.panels import canvas, look
 from benchmarks.study.tables import markdown, points
@@ -53,7 +53,7 @@ def page(rows: Sequence[Row], figure: Path) -> str:
     """
     parts = [
         HEAD,
-        *(f"{line}\n" for line in states_of_source(rows)),
+        *(f"{line}\n" for line in (*states_of_source(rows), *older_rows(rows))),
         f"![Points lost over the size of the file]({figure.as_posix()})\n",
     ]
     for task in TASKS:

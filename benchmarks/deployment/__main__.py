@@ -18,6 +18,7 @@ from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.deployment import render
 from benchmarks.deployment.measure import measure
 from benchmarks.deployment.plan import TASKS, WIDTHS, Cell, cells, known_rows
+from benchmarks.rows import of_today
 from benchmarks.study.backends import sequential
 from benchmarks.study.runner import run
 from benchmarks.study.tasks import one_task
@@ -56,13 +57,13 @@ def _cells() -> list[Cell]:
 
 def _run() -> int:
     _plan()
-    failed = run(_cells(), measure, sequential, Path(FLAGS.results), say, known_rows)
+    failed = run(_cells(), measure, sequential, Path(FLAGS.results), say, of_today(known_rows))
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """Every file that is to be measured, and whether it is."""
-    return show_plan(_cells(), known_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), of_today(known_rows)(Path(FLAGS.results)))
 
 
 def _report() -> int:

@@ -16,7 +16,7 @@ import tf_keras
 from benchmarks.deployment import tflm
 from benchmarks.deployment.files import SOURCE, export, foreign_file, quantized
 from benchmarks.deployment.plan import ETHOS_U, INCUMBENT, OURS, RIVAL, TFLM, Cell
-from benchmarks.rows import Row, short_hash, versions
+from benchmarks.rows import RESULTS, Row, short_hash, versions
 from benchmarks.runtime_accuracy import input_codes
 from benchmarks.study.tasks import Samples, Task, one_task
 from keras_lowbit import QuantizedModel
@@ -69,7 +69,7 @@ def measure(cell: Cell, folder: Path = FOLDER, task: Task | None = None) -> Row:
         "test_samples": len(samples.x_test), "calibration_samples": len(samples.calibration),
         "seconds": {"all": round(time.monotonic() - started, 2)},
         "config": cell.full_config(), "config_hash": short_hash(cell.full_config()),
-        "versions": versions() | _version_of_rival(cell), "source": SOURCE,
+        "versions": versions() | _version_of_rival(cell), "source": SOURCE, "results": RESULTS,
     }  # fmt: skip
     tf_keras.backend.clear_session()
     gc.collect()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from benchmarks.deployment.plan import ETHOS_U, EXPORTS, INCUMBENT, OURS, TFLM, Cell
-from benchmarks.rows import Row, states_of_source
+from benchmarks.rows import Row, older_rows, states_of_source
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown
 from benchmarks.study.tasks import TASKS
@@ -217,7 +217,7 @@ def _versions(rows: Iterable[Row]) -> list[str]:
         for name, version in found.items():
             used.setdefault(name, set()).add(version)
     text = ", ".join(f"{name} {' and '.join(sorted(used[name]))}" for name in used)
-    return [f"Measured with {text}.", *states_of_source(rows)]
+    return [f"Measured with {text}.", *states_of_source(rows), *older_rows(rows)]
 
 
 def _kilobytes(count: int) -> str:

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads them when
 from benchmarks.commands import dispatch, say, show_plan
 from benchmarks.qat.measure import measure
 from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, cells
-from benchmarks.rows import read_rows
+from benchmarks.rows import of_today, read_rows
 from benchmarks.study.backends import sequential
 from benchmarks.study.runner import run
 
@@ -49,12 +49,16 @@ def _cells() -> list[Cell]:
 
 def _run() -> int:
     Path(FLAGS.results).parent.mkdir(parents=True, exist_ok=True)
-    return 1 if run(_cells(), measure, sequential, Path(FLAGS.results), say, read_rows) else 0
+    return (
+        1
+        if run(_cells(), measure, sequential, Path(FLAGS.results), say, of_today(read_rows))
+        else 0
+    )
 
 
 def _plan() -> int:
     """Every row that is to be measured, and whether it is."""
-    return show_plan(_cells(), read_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), of_today(read_rows)(Path(FLAGS.results)))
 
 
 if __name__ == "__main__":

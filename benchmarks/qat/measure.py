@@ -13,7 +13,7 @@ import tf_keras
 
 import keras_lowbit
 from benchmarks.qat.plan import NETWORKS, OPTIMIZER, Cell, Labelled, Trained
-from benchmarks.rows import Row, source_hash, versions
+from benchmarks.rows import RESULTS, Row, source_hash, versions
 from benchmarks.study.cell import accuracy
 from benchmarks.study.plan import full_config
 from benchmarks.study.tasks import CALIBRATION_SAMPLES, Samples, Task, one_task
@@ -66,7 +66,7 @@ def measure(cell: Cell, task: Task | None = None, trained: Trained | None = None
             "quantize": round(quantized - started, 2), "train": round(ended - quantized, 2),
             "all": round(time.monotonic() - started, 2),
         },
-        "config": full_config(cell.config), "versions": versions(), "source": SOURCE,
+        "config": full_config(cell.config), "versions": versions(), "source": SOURCE, "results": RESULTS,
     }  # fmt: skip
     return row
 

@@ -27,6 +27,7 @@ from benchmarks.rivals.plan import (
     cells,
     known_rows,
 )
+from benchmarks.rows import of_today
 from benchmarks.study.backends import sequential
 from benchmarks.study.runner import run
 from benchmarks.study.tasks import one_task
@@ -61,13 +62,13 @@ def _run() -> int:
     planned = _cells()
     for cell in planned:
         prepare(cell.contestant, say)
-    failed = run(planned, measure, sequential, Path(FLAGS.results), say, known_rows)
+    failed = run(planned, measure, sequential, Path(FLAGS.results), say, of_today(known_rows))
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """Every cell that is to be measured, and whether it is."""
-    return show_plan(_cells(), known_rows(Path(FLAGS.results)))
+    return show_plan(_cells(), of_today(known_rows)(Path(FLAGS.results)))
 
 
 def _report() -> int:

@@ -16,7 +16,7 @@ from benchmarks.rivals.asking import ask, write_inputs
 from benchmarks.rivals.environments import interpreter
 from benchmarks.rivals.networks import Network, networks_of
 from benchmarks.rivals.plan import OURS, Cell
-from benchmarks.rows import Row, short_hash, source_hash
+from benchmarks.rows import RESULTS, Row, short_hash, source_hash
 from benchmarks.study.tasks import Samples, Task, one_task
 from keras_lowbit import __version__
 
@@ -60,7 +60,7 @@ def measure(cell: Cell, folder: Path = FOLDER, task: Task | None = None) -> Row:
     }  # fmt: skip
     if cell.contestant.tool == OURS:
         row["versions"] = {OURS: __version__, **row["versions"]}
-        row["source"] = SOURCE
+        row |= {"source": SOURCE, "results": RESULTS}
     if answer.outputs is not None and answer.floats is not None:
         difference = float(np.abs(answer.floats - prepared.floats[: len(answer.floats)]).max())
         if difference > LARGEST_DIFFERENCE:

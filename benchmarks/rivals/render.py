@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.intervals import SHARE, Agreement, bootstrap_interval
 from benchmarks.rivals.plan import DEFAULT, MCT, OURS, Cell
-from benchmarks.rows import Row
+from benchmarks.rows import Row, older_rows, states_of_source
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown, points
 from benchmarks.study.tasks import TASKS
@@ -98,6 +98,7 @@ def page(cells: Iterable[Cell], rows: Iterable[Row]) -> str:
     measured = Measured(cells, rows)
     done = measured.rows()
     parts = [INTRODUCTION, f"**{len(done)} of {len(measured.pairs)} cells measured.**"]
+    parts += [*states_of_source(done), *older_rows(done)]
     parts += ["## The tools", TOOLS, BITS, *_conditions(done)]
     parts += ["## What was expected", EXPECTED, _expectations(measured)]
     parts += ["## All settings", COLUMNS.format(share=SHARE)]

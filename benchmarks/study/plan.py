@@ -71,7 +71,8 @@ def rows_of_today(path: Path, key_of: Callable[[Row, Any], str]) -> list[Row]:
         except ValueError:
             return row["key"]
 
-    return [row | {"key": key_today(row)} for row in read_rows(path)]
+    rows = [row | {"key": key_today(row)} for row in read_rows(path)]
+    return list({row["key"]: row for row in rows}.values())  # measured again: the last
 
 
 def known_rows(path: Path) -> list[Row]:

@@ -28,7 +28,7 @@ def lower(
       graph: folded, with ``Quantize`` nodes.
       placement: its quantizers.
       values: kernels, biases, scales and zero points by the names of ``Student.values``.
-      methods: how "weight", "activation" and "low-bit activation" values were found.
+      methods: how the values of ``<layer>/kernel`` and ``<layer>/output`` were found.
       containers: of the kernels in the file, by layer; "int8" unless given.
 
     Returns:
@@ -93,8 +93,8 @@ class _Lowering:
                 "A scale must be a positive, normal float32 number: calibrate on data that excites "
                 f"this tensor. Received: scale={scale} of the output of {group!r}"
             )
-        kind = "activation" if spec.bits >= 8 else "low-bit activation"
-        method = "fixed" if self.graph[group].kind in FIXED_RANGE else self.methods.get(kind, "")
+        is_fixed = self.graph[group].kind in FIXED_RANGE
+        method = "fixed" if is_fixed else self.methods.get(f"{group}/output", "")
         return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
     # ---- tensors
@@ -267,7 +267,7 @@ class _Lowering:
         source = self.tensors[self.where[node.inputs[0]]]
         kernel, bias = kernel_and_bias(
             node.name, codes, axis, self.placement.weights[node.name], self.values, source,
-            self.methods.get("weight", ""), self.containers.get(node.name, "int8"),
+            self.methods.get(f"{node.name}/kernel", ""), self.containers.get(node.name, "int8"),
         )  # fmt: skip
         return [self._add(kernel), self._add(bias)]
 

@@ -1,10 +1,12 @@
 """More samples from few, without labels: the float model says what each of them should give.
 
-So nothing has to keep a label, only to stay near what the network will see.
+So nothing has to keep a label, only to stay near what the network will see. What views of one image should
+give is said by :mod:`keras_lowbit.finetune.views`, where they all show the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -18,7 +20,7 @@ COLOURS = 3
 SEEDS_APART = 7  # of what is done in turn; one step uses up to three seeds in a row
 
 Inputs = list[tf.Tensor]
-Augmentation = Callable[[Inputs, tf.Tensor], Inputs]
+Step = Callable[[Inputs, tf.Tensor], Inputs]
 
 
 def mixed(inputs: Inputs, seed: tf.Tensor) -> Inputs:
@@ -53,36 +55,46 @@ def shifted_in_time(inputs: Inputs, seed: tf.Tensor) -> Inputs:
     return [_shifted(x, 1, seed) for x in inputs]
 
 
-_BY_NAME: dict[str, tuple[Augmentation | None, int]] = {  # and the fewest axes of a sample
-    "none": (None, 0), "mixup": (mixed, 1), "images": (shifted_and_mirrored, 3),
-    "series": (shifted_in_time, 2),
+_BY_NAME: dict[str, tuple[Step, int]] = {  # and the fewest axes of a sample
+    "mixup": (mixed, 1), "images": (shifted_and_mirrored, 3), "series": (shifted_in_time, 2),
 }  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What ``PTQConfig.augment`` means for one network: names of steps, done in turn."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, inputs: Inputs, seed: tf.Tensor) -> Inputs:
+        """Other samples from those of a batch."""
+        for number, name in enumerate(self.names):
+            inputs = _BY_NAME[name][0](inputs, seed + SEEDS_APART * number)
+        return inputs
+
+    def views_of_images(self) -> Augmentation | None:
+        """The part of it that shows images in other ways and does not blend them; None for other samples."""
+        views = tuple(name for name in self.names if name != "mixup")
+        return Augmentation(views) if "images" in views else None
+
+
 def augmentation_for(name: str, graph: Graph) -> Augmentation | None:
-    """What ``PTQConfig.augment`` means for the inputs of a network.
+    """What ``PTQConfig.augment`` means for the inputs of a network; None for nothing.
 
     Raises:
       ValueError: an input has too few axes for it; the message names the input.
     """
-    steps = [step for part in name.split("+") if (step := _one(part, graph)) is not None]
-    if not steps:
-        return None
-
-    def in_turn(inputs: Inputs, seed: tf.Tensor) -> Inputs:
-        for number, step in enumerate(steps):
-            inputs = step(inputs, seed + SEEDS_APART * number)
-        return inputs
-
-    return in_turn
+    names = tuple(_resolved(part, graph) for part in name.split("+"))
+    names = tuple(part for part in names if part != "none")
+    return Augmentation(names) if names else None
 
 
-def _one(name: str, graph: Graph) -> Augmentation | None:
+def _resolved(name: str, graph: Graph) -> str:
     nodes = [graph[name] for name in graph.inputs]
     if name == "auto":
         suited = {_suited(node.shape) for node in nodes}
         name = suited.pop() if len(suited) == 1 else "mixup"
-    augmentation, axes = _BY_NAME[name]
+    axes = 0 if name == "none" else _BY_NAME[name][1]
     for node in nodes:
         if len(node.shape) < axes:
             raise ValueError(
@@ -96,7 +108,7 @@ def _one(name: str, graph: Graph) -> Augmentation | None:
                 f"need at least {SHORTEST} places along their first axis. Use 'auto', 'mixup' or 'none'. "
                 f"Received: augment={name!r}, samples of shape {node.shape}"
             )
-    return augmentation
+    return name
 
 
 def _suited(shape: tuple[int, ...]) -> str:

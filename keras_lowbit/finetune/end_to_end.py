@@ -3,7 +3,8 @@
 ``PTQConfig.tune`` lists what may move. The paper's form trains the biases only, to the least squared
 error of the outputs (Hubara et al. 2020, section 3.3): ``("bias",)``. Any wider form moves kernels,
 weight scales or activation ranges straight through the rounding, and brings a classifier's
-probabilities to those of the float model: a short distillation on the same unlabelled samples.
+probabilities to those of the float model: a short distillation on the same unlabelled samples. Of images
+it learns the float model's mean answer over views of each, see :mod:`keras_lowbit.finetune.views`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ import tensorflow as tf
 
 from keras_lowbit.callbacks import CallbackList
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.finetune.augmentation import Inputs, augmentation_for
+from keras_lowbit.finetune.augmentation import Augmentation, Inputs, augmentation_for
 from keras_lowbit.finetune.losses import divergence, squared_error
-from keras_lowbit.graph import Graph
+from keras_lowbit.finetune.views import (
+    VIEWS,
+    are_recognised,
+    mean_over_views,
+    tells_classes,
+    towards_means,
+)
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.placement import fused_relu
 from keras_lowbit.reconstruct.activations import UnitFunction
@@ -100,7 +107,8 @@ def finetune(
 
     Returns:
       The record of this stage: mean squared error of the network's outputs (before a softmax or
-      sigmoid) before and after, relative to their mean square; "undone" where it was.
+      sigmoid) before and after, relative to their mean square; "undone" where it was; "views", how many,
+      where the targets are means over views, for these errors too.
     """
     network = whole_network(student.graph, student.placement)
     if not network.layers:  # a network of pools and the like
@@ -120,7 +128,17 @@ def finetune(
     if _distils(config):
         loss = divergence(student.graph, network.outputs, power)
     unseen = [tf.constant(held_out[name]) for name in network.inputs]
-    goal = float_network.map(unseen)
+    targets, goal = wanted, float_network.map(unseen)
+    augmentation = augmentation_for(config.augment, student.graph) if _distils(config) else None
+    redraw = _answered(augmentation, float_network) if augmentation else None
+    views = augmentation.views_of_images() if augmentation else None
+    if views and tells_classes(student.graph, network.outputs):
+        means, classes = mean_over_views(float_network, arrived, views, generator)
+        if are_recognised(wanted[0], classes):
+            targets, (goal, _) = means, mean_over_views(float_network, unseen, views, generator)
+            redraw = towards_means(views, views != augmentation, float_network)
+            before = float(relative_error(function.map(arrived), targets, power))
+            record |= {"views": VIEWS, "error_before": before, "error_after": before}
     before_unseen = _by_sample(loss, function.map(unseen), goal)
     callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
     groups = movable_groups(student, network)
@@ -130,14 +148,14 @@ def finetune(
     train(
         function, attach(student, network.layers, groups, weights, ranges),
         [TunedBias.of(student.biases[name], output_span(student, name)) for name in tuned],
-        arrived, wanted, loss, steps=config.tune_steps, batch_size=config.batch_size,
+        arrived, targets, loss, steps=config.tune_steps, batch_size=config.batch_size,
         bias_learning_rate=SLOWER * rate, generator=generator,
-        redraw=_redraw(student.graph, config, float_network),
+        redraw=redraw,
         on_step_end=callbacks.on_step_end if callbacks.watches_steps else None,
     )  # fmt: skip
     harm = _by_sample(loss, function.map(unseen), goal) - before_unseen
     if _is_kept(harm, config):
-        record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
+        record["error_after"] = float(relative_error(function.map(arrived), targets, power))
     else:
         student.assign(values)
         record["undone"] = True
@@ -172,13 +190,10 @@ def _variables(config: PTQConfig) -> tuple[LSQ | None, LSQ | None]:
     return weights, scales if "activation_range" in config.tune else None
 
 
-def _redraw(graph: Graph, config: PTQConfig, float_network: UnitFunction) -> Redraw | None:
-    """What the wide form learns from; the paper's form takes the samples as they are."""
-    augmentation = augmentation_for(config.augment, graph)
-    if augmentation is None or not _distils(config):
-        return None
+def _answered(augmentation: Augmentation, float_network: UnitFunction) -> Redraw:
+    """Other samples, and what the float network says of them."""
 
-    def redraw(batch: Inputs, seed: tf.Tensor) -> tuple[Inputs, Inputs]:
+    def redraw(batch: Inputs, _: Inputs, seed: tf.Tensor) -> tuple[Inputs, Inputs]:
         others = augmentation(batch, seed)
         return others, float_network(others)
 

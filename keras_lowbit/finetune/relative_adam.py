@@ -29,6 +29,9 @@ class RelativeAdam(keras.optimizers.Adam):
         it fall to zero.
       **options: of ``tf_keras.optimizers.Adam``.
 
+    Raises:
+      ValueError: ``qmodel`` is no QuantizedModel, or what is trained is the model of another one.
+
     Example:
       >>> rate = tf_keras.optimizers.schedules.CosineDecay(5e-3, decay_steps)
       >>> qmodel.model.compile(RelativeAdam(qmodel, rate), "sparse_categorical_crossentropy")
@@ -36,8 +39,13 @@ class RelativeAdam(keras.optimizers.Adam):
     """
 
     def __init__(self, qmodel: QuantizedModel, learning_rate: Any = 5e-3, **options: Any) -> None:
+        student = getattr(qmodel, "student", None)
+        if student is None:
+            raise ValueError(
+                "RelativeAdam takes what `quantize` or `load` returned, not its `model`. "
+                f"Received: {type(qmodel).__name__}"
+            )
         super().__init__(learning_rate, **{"jit_compile": False, **options})
-        student = qmodel.student
         units = [
             (quantizer.log_factor, SLOWER)
             for quantizer in student.scales().values()
@@ -50,6 +58,15 @@ class RelativeAdam(keras.optimizers.Adam):
         ]
         # A method of a dict: Keras would track the dict itself, and cannot save such keys.
         self._unit_of = {variable.ref(): tf.constant(unit) for variable, unit in units}.get
+
+    def build(self, var_list: Any) -> None:
+        """Make the variables of Adam for these variables of a model."""
+        if not any(self._unit_of(variable.ref()) is not None for variable in var_list):
+            raise ValueError(
+                "RelativeAdam was made for another quantized model, and would be plain Adam here: make it from "
+                f"the one whose `model` is trained. Received: {[variable.name for variable in var_list][:4]}"
+            )
+        super().build(var_list)
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """One step of Adam for the variable in its unit."""

@@ -80,9 +80,10 @@ class Student:
         }
 
     def digests(self) -> dict[str, str]:
-        """What :meth:`values` are known by: sha256 of those of every "weight" and "activation"."""
+        """What :meth:`values` are known by: sha256 of those of every "weight", "bias" and "activation"."""
         parts = {
             "weight": ("kernel", "kernel_scale"),
+            "bias": ("bias",),
             "activation": ("output_scale", "output_zero_point"),
         }
         values = sorted(self.values().items())
@@ -139,6 +140,7 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
         return wrapper
 
     model = build(graph, wrap)
+    model.save = _refuse_to_save  # Keras would write a file that it cannot read
     weights = {name: configs[name].weight_quantizer for name in placement.weights}
     for node in graph.nodes:
         if node.kind in FIXED_RANGE:
@@ -146,3 +148,11 @@ def insert_quantizers(graph: Graph, placement: Placement) -> Student:
             quantizer.set_scale(1.0 / 256.0)
             quantizer.variables["zero_point"].assign(0.0)
     return Student(model, graph, placement, kernels, biases, weights, activations)
+
+
+def _refuse_to_save(*args: Any, **options: Any) -> None:
+    raise ValueError(
+        "Keras cannot load its wrappers again. Save the whole with QuantizedModel.save, which "
+        "keras_lowbit.load reads, or the weights alone with save_weights or ModelCheckpoint(..., "
+        f"save_weights_only=True). Received: model.save({', '.join(map(repr, args))})"
+    )

@@ -64,7 +64,7 @@ class UnitFunction:
         if self._model is None:
             return inputs
         for quantizer in self._bypassed:
-            quantizer.rule = _unchanged
+            quantizer.rule = unchanged
         try:
             outputs = self._model(inputs if len(inputs) > 1 else inputs[0], training=False)
         finally:
@@ -113,7 +113,8 @@ def evenly(arrays: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
     return [x[chosen] for x in arrays]
 
 
-def _unchanged(x: tf.Tensor) -> tf.Tensor:
+def unchanged(x: tf.Tensor) -> tf.Tensor:
+    """The rule of a quantizer that lets values pass as they are."""
     return x
 
 

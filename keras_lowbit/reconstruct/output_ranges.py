@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.ranges import affine
-from keras_lowbit.reconstruct.activations import UnitFunction, evenly
+from keras_lowbit.reconstruct.activations import UnitFunction, evenly, unchanged
+from keras_lowbit.reconstruct.reconstructor import relative_error
 from keras_lowbit.reconstruct.units import whole_network
 
 SAMPLES = 128
@@ -47,22 +48,18 @@ def match_output(student: Student, inputs: dict[str, np.ndarray]) -> None:
     quantizers = student.activation_quantizers
     with contextlib.ExitStack() as floats:
         for quantizer in (*student.weight_quantizers.values(), *quantizers.values()):
-            floats.enter_context(quantizer.following(_unchanged))
+            floats.enter_context(quantizer.following(unchanged))
         wanted = function.map(few)
         power = [float(tf.reduce_mean(tf.square(target))) + 1e-12 for target in wanted]
 
         def output_error() -> float:
-            outputs = function.map(few)
-            return sum(
-                float(tf.reduce_mean(tf.math.squared_difference(output, target))) / scale
-                for output, target, scale in zip(outputs, wanted, power, strict=True)
-            )
+            return float(relative_error(function.map(few), wanted, power))
 
         for quantizer in quantizers.values():
             if quantizer.spec.bits < 8:
                 quantizer.rule = None
                 _walk(quantizer, output_error)
-                quantizer.rule = _unchanged
+                quantizer.rule = unchanged
 
 
 def _walk(quantizer: Any, output_error: Callable[[], float]) -> None:
@@ -100,7 +97,3 @@ def _set(quantizer: Any, ends: Ends) -> None:
     scale, zero_point = affine(*ends, quantizer.spec)
     quantizer.set_scale(scale)
     quantizer.variables["zero_point"].assign(float(zero_point))
-
-
-def _unchanged(x: tf.Tensor) -> tf.Tensor:
-    return x

@@ -231,7 +231,7 @@ def relative_error(
 
 def warn_if_useless(records: list[dict[str, Any]]) -> None:
     """Log a warning if the last record, that of the whole network, tells of a useless result."""
-    large = [record for record in records if record["error_after"] >= USELESS]
+    large = [record for record in records if not record["error_after"] < USELESS]  # or NaN
     if large and large[-1] is records[-1]:
         logging.warning(
             "keras_lowbit: the outputs are far from the float model's, with a relative error of %.2f; the "

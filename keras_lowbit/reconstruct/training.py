@@ -19,7 +19,8 @@ from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.base import State
 
 Loss = Callable[[list[tf.Tensor], list[tf.Tensor]], tf.Tensor]
-Redraw = Callable[[list[tf.Tensor], tf.Tensor], tuple[list[tf.Tensor], list[tf.Tensor]]]
+Tensors = list[tf.Tensor]
+Redraw = Callable[[Tensors, Tensors, tf.Tensor], tuple[Tensors, Tensors]]
 StepEnd = Callable[[int, dict[str, float]], None]
 
 
@@ -124,7 +125,7 @@ def train(
       batch_size: samples a step, drawn without replacement.
       bias_learning_rate: of :class:`TunedBias` shifts.
       generator: decides the batches.
-      redraw: maps the inputs of a batch and a seed to other inputs and what those should give.
+      redraw: maps inputs and targets of a batch and a seed to other inputs and what those should give.
       on_step_end: called with the step and its logs.
     """
     optimizers = []
@@ -150,10 +151,9 @@ def train(
         indices: tf.Tensor, progress: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         inputs = [tf.gather(x, indices) for x in arrived]
+        targets = [tf.gather(t, indices) for t in wanted]
         if redraw:
-            inputs, targets = redraw(inputs, seed)
-        else:
-            targets = [tf.gather(t, indices) for t in wanted]
+            inputs, targets = redraw(inputs, targets, seed)
         with tf.GradientTape() as tape:
             loss = loss_of(forward(inputs), targets)
             penalties = [m.variable.penalty(m.state, progress) for m in attached]

@@ -114,18 +114,20 @@ class BitSearch:
         """
         forbidden: set[tuple[str, int]] = set()
         most_arena = budget.limits().get("arena", math.inf)
+        unpacked = 0
         while True:
             bits = self._best(budget, forbidden)
             arena = 0 if budget.arena is None else self.sizes.arena(bits)
             if arena <= most_arena:
                 return self.choice(bits, budget.flash is not None)
+            unpacked = unpacked or self.sizes.arena(bits, packed=())
             alone = {name: self._arena_alone(name, bits) for name in self.sizes.containers(bits)}
             too_large = {(n, bits[n]) for n, size in alone.items() if size > most_arena}
             most = max(alone, key=alone.__getitem__, default=None)
-            if most is None:
+            if most is None or unpacked > most_arena:
                 raise BudgetError(
                     "The arena is too small even with all weights left in flash. "
-                    f"Received: arena={budget.arena}; the smallest that can be reached is {arena}"
+                    f"Received: arena={budget.arena}; the smallest that can be reached is {unpacked}"
                 )
             forbidden |= too_large or {(most, bits[most])}
 

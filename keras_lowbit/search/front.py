@@ -61,6 +61,8 @@ class Front:
             raise ValueError(
                 f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
             )
+        if not os.path.isdir(folder := os.path.dirname(path) or "."):
+            raise ValueError(f"There is no such folder: make it first. Received: {folder!r}")
         figure = Figure(figsize=(5.0, 3.5), layout="constrained")
         axes = figure.subplots()
         sizes = [(point.flash or 0) / 1000 for point in self.points]

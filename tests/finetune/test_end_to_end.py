@@ -15,6 +15,7 @@ from networks import chain
 from keras_lowbit import PTQConfig
 from keras_lowbit.callbacks import Callback, CallbackList, History
 from keras_lowbit.finetune import end_to_end
+from keras_lowbit.finetune.augmentation import Augmentation
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.finetune.losses import squared_error
 from keras_lowbit.quantized_model import QuantizedModel
@@ -166,23 +167,18 @@ def test_only_the_papers_form_takes_outputs_and_samples_as_they_are(
     named: Any, distils: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called = set()
-    divergence, augmentation_for = end_to_end.divergence, end_to_end.augmentation_for
+    divergence, augment = end_to_end.divergence, Augmentation.__call__
 
     def watched_divergence(*arguments: Any) -> Any:
         called.add("divergence")
         return divergence(*arguments)
 
     def watched_augmentation(*arguments: Any) -> Any:
-        augmentation = augmentation_for(*arguments)
-
-        def watched(*arguments: Any) -> Any:
-            called.add("augmentation")
-            return augmentation(*arguments)
-
-        return watched
+        called.add("augmentation")
+        return augment(*arguments)
 
     monkeypatch.setattr(end_to_end, "divergence", watched_divergence)
-    monkeypatch.setattr(end_to_end, "augmentation_for", watched_augmentation)
+    monkeypatch.setattr(Augmentation, "__call__", watched_augmentation)
     tune(calibrated(), tune=named, tune_steps=2)
     assert called == ({"divergence", "augmentation"} if distils else set())
 

@@ -134,6 +134,12 @@ def test_arena(search: BitSearch) -> None:
     assert found.average_weight_bits <= 6.0
     with pytest.raises(ValueError, match=f"even with all weights.*reached is {unpacked}$"):
         search.within(Budget(arena=unpacked - 16))
+    network = networks.chain((6, 6, 2), lambda k: k.Flatten(), lambda k: k.Dense(40, name="large"))
+    model = networks.randomize(network(tf_keras))
+    data = networks.samples(model, 16)[0]
+    few = BitSearch(read(model), {"image": data}, uneven.RANGES_ONLY, (2, 3))
+    with pytest.raises(ValueError, match="even with all weights left in flash"):
+        few.within(Budget(arena=64))
 
 
 @pytest.mark.parametrize(
