@@ -106,3 +106,14 @@ def sources_of_call(layer: Any, call_index: int) -> list[Any]:
         names = [tensor._keras_history[0].name for tensor in layer.inputs]
     is_flat = not any(isinstance(part, (list, tuple, dict)) for part in parts)
     return [given[name] for name in names] if is_flat and set(names) <= set(given) else sources
+
+
+def keys_of(structure: Any, tensors: list[Any]) -> list[str]:
+    """The keys of a dict of tensors in the order of ``tensors``; none if it is no such dict."""
+    ends = [id(tensor) for tensor in tensors]  # by key; as given in an OrderedDict of Keras 3
+    if not isinstance(structure, dict) or sorted(map(id, structure.values())) != sorted(ends):
+        return []
+    keys: dict[int, list[str]] = {end: [] for end in ends}  # one tensor may have several
+    for key in sorted(structure, reverse=True):
+        keys[id(structure[key])].append(key)
+    return [keys[end].pop() for end in ends]

@@ -136,13 +136,15 @@ def _parts(element: Any, graph: Graph) -> list[Any]:
         labelled = expected == 1 or _holds_all_inputs(element[0], expected)
         x = element[0] if labelled else element
     if isinstance(x, Mapping):
-        missing = [name for name in graph.inputs if name not in x]
+        by_key = graph.input_keys and set(graph.input_keys) <= set(x)  # as Keras takes them
+        names = graph.input_keys if by_key else graph.inputs
+        missing = [name for name in names if name not in x]
         if missing:
             raise ValueError(
                 f"The data have no entry for the input(s) {missing}. Expected the keys "
-                f"{list(graph.inputs)}. Received: the keys {list(x)}"
+                f"{list(graph.input_keys or names)}. Received: the keys {list(x)}"
             )
-        return [x[name] for name in graph.inputs]
+        return [x[name] for name in names]
     if isinstance(x, (list, tuple)) and len(x) == expected and all(_is_array(part) for part in x):
         return list(x)
     if expected == 1:

@@ -46,7 +46,7 @@ class Graph:
     """Nodes in topological order, with the names of the inputs and outputs.
 
     ``output_names`` is what the caller's model calls its outputs, whatever the nodes are that compute them;
-    ``named_outputs`` says that it gives them as a dict.
+    ``named_outputs`` says that it gives them as a dict. ``input_keys`` are those of a dict that it takes.
 
     Example:
       >>> graph = read(model)
@@ -61,12 +61,14 @@ class Graph:
         outputs: Iterable[str],
         output_names: Iterable[str] = (),
         named_outputs: bool = False,
+        input_keys: Iterable[str] = (),
     ) -> None:
         self.nodes = _in_topological_order(tuple(nodes))
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.output_names = tuple(output_names) or self.outputs
         self.named_outputs = named_outputs
+        self.input_keys = tuple(input_keys)
         self._by_name = {node.name: node for node in self.nodes}
         self._consumers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
@@ -118,7 +120,8 @@ class Graph:
         return self._of(nodes, outputs)
 
     def _of(self, nodes: Iterable[Node], outputs: Iterable[str]) -> Graph:
-        return Graph(nodes, self.inputs, outputs, self.output_names, self.named_outputs)
+        names = (self.output_names, self.named_outputs, self.input_keys)
+        return Graph(nodes, self.inputs, outputs, *names)
 
     def to_document(self) -> dict[str, Any]:
         """Everything but the values of the weights, of JSON types where ``config`` is."""
@@ -126,6 +129,7 @@ class Graph:
         return {
             "nodes": nodes, "inputs": self.inputs, "outputs": self.outputs,
             "output_names": self.output_names, "named_outputs": self.named_outputs,
+            "input_keys": self.input_keys,
         }  # fmt: skip
 
     @classmethod
@@ -138,7 +142,8 @@ class Graph:
             )
             for entry in document["nodes"]
         ]  # fmt: skip
-        kept = {k: document[k] for k in ("output_names", "named_outputs") if k in document}
+        names = ("output_names", "named_outputs", "input_keys")  # older documents have fewer
+        kept = {name: document[name] for name in names if name in document}
         return cls(nodes, document["inputs"], document["outputs"], **kept)
 
 
@@ -171,7 +176,7 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
 
     Returns:
       A functional model; layer (or wrapped layer) names are node names. Several outputs come as a list,
-      or as a dict where ``named_outputs`` says so.
+      or as a dict where ``named_outputs`` says so; inputs are in a dict where there are keys of theirs.
     """
     tensors: dict[str, Any] = {}
     inputs = {}
@@ -194,7 +199,12 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
     outputs: Any = ends if len(ends) > 1 else ends[0]
     if graph.named_outputs:
         outputs = dict(zip(graph.output_names, ends, strict=True))
-    model = keras.Model([inputs[name] for name in graph.inputs], outputs)
+    starts: Any = [inputs[name] for name in graph.inputs]
+    if graph.input_keys and graph.input_keys == tuple(
+        sorted(graph.input_keys)
+    ):  # tf_keras sorts them
+        starts = dict(zip(graph.input_keys, starts, strict=True))
+    model = keras.Model(starts, outputs)
     model.output_names = list(graph.output_names)  # of losses and labels, in `fit`
     return model
 

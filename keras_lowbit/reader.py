@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lowbit._keras import sources_of_call
+from keras_lowbit._keras import keys_of, sources_of_call
 from keras_lowbit.graph import Graph, Node, role_of
 from keras_lowbit.layer_table import LAYERS
 
@@ -73,20 +73,13 @@ def read(model: Any) -> Graph:
         )
     _check_finite(reader.nodes.values())
     inputs = [tensors[id(tensor)] for tensor in model.inputs]
-    return Graph(reader.nodes.values(), inputs, outputs, *_output_names(model))
-
-
-def _output_names(model: Any) -> tuple[list[str], bool]:
-    """The keys of a dict of outputs, else the layers' names, none if not unique; whether it is a dict."""
-    structure = getattr(model, "output", None)  # a Sequential of Keras 3 may have none
-    ends = [id(tensor) for tensor in model.outputs]  # by key; as given in an OrderedDict of Keras 3
-    if isinstance(structure, dict) and sorted(map(id, structure.values())) == sorted(ends):
-        keys: dict[int, list[str]] = {end: [] for end in ends}  # one tensor may have several
-        for key in sorted(structure, reverse=True):
-            keys[id(structure[key])].append(key)
-        return [keys[end].pop() for end in ends], True
-    names = [tensor._keras_history[0].name for tensor in model.outputs]
-    return names if len(set(names)) == len(names) else [], False
+    names = keys_of(
+        getattr(model, "output", None), model.outputs
+    )  # a Sequential of Keras 3 may have none
+    keys = keys_of(getattr(model, "input", None), model.inputs)
+    of_layers = [tensor._keras_history[0].name for tensor in model.outputs]
+    unique = of_layers if len(set(of_layers)) == len(of_layers) else []
+    return Graph(reader.nodes.values(), inputs, outputs, names or unique, bool(names), keys)
 
 
 def _check_finite(nodes: Iterable[Node]) -> None:

@@ -736,6 +736,32 @@ def test_one_tensor_by_two_names(keras: Any, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
+def test_inputs_in_a_dict_of_other_names_than_their_layers(keras: Any, tmp_path: Path) -> None:
+    """One of the keys is the name of the other input, and means what it means to Keras."""
+    first, second = keras.Input((4,), name="b"), keras.Input((4,), name="other")
+    joined = keras.layers.Concatenate()([first, second])
+    model = keras.Model({"a": first, "b": second}, keras.layers.Dense(2)(joined))
+    left, right = networks.samples(networks.randomize(model), 64)
+    data = {"a": left, "b": right}
+    dataset = tf.data.Dataset.from_tensor_slices((data, np.zeros((64, 2)))).batch(16)
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(8), dataset)
+    expected = model.predict(data, verbose=0)
+    qmodel.save(tmp_path / "saved")
+    qmodel.export(tmp_path / "m.tflite")
+    for of in (qmodel, keras_lowbit.load(tmp_path / "saved")):
+        np.testing.assert_allclose(of.model.predict(data, verbose=0), expected, atol=0.1)
+        np.testing.assert_allclose(of.model.predict([left, right], verbose=0), expected, atol=0.1)
+        assert of.verify(tmp_path / "m.tflite", data).ok
+    qmodel.model.compile("sgd", "mse")
+    qmodel.model.fit(dataset, verbose=0)
+    names = {"b": left, "other": right}
+    by_name = pipelines.quantized(model, pipelines.ranges_only(8), names)
+    np.testing.assert_allclose(by_name.model.predict(data, verbose=0), expected, atol=0.1)
+    with pytest.raises(ValueError, match=r"Expected the keys \['a', 'b'\]"):
+        pipelines.quantized(model, RANGES, {"a": left})
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
 @pytest.mark.parametrize("kind", ["dict", "OrderedDict", "nested"])
 def test_inputs_in_a_dict(keras: Any, kind: str) -> None:
     """The two have one shape, so that it would not show if they were taken for each other."""
