@@ -37,12 +37,12 @@ class Checkpoint:
     """
 
     def __init__(self, directory: str | os.PathLike[str], fingerprint: Mapping[str, str]) -> None:
+        self._directory = Path(directory)
         try:
-            self._directory = Path(directory)
             self._directory.mkdir(parents=True, exist_ok=True)
-        except (OSError, TypeError) as error:
+        except OSError as error:
             raise ValueError(
-                f"`checkpoint_dir` must be a folder, or a path where one can be made: {error}. "
+                f"`checkpoint_dir` must be a folder, or a path where one can be made: {error.strerror}. "
                 f"Give another. Received: {str(directory)!r}"
             ) from error
         state = self._directory / "fingerprint.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,16 @@ def check_seed(seed: Any) -> None:
     is_integer = hasattr(seed, "__index__") and not isinstance(seed, bool)
     if not is_integer or seed < 0:
         raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+
+
+def check_folder(name: str, given: Any) -> None:
+    """Refuse what is neither a path nor None.
+
+    Raises:
+      ValueError: with the name of the argument.
+    """
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        raise ValueError(f"`{name}` must be a folder. Received: {name}={given!r}")
 
 
 def as_items(name: str, given: Any) -> tuple[tuple[str, Any], ...]:

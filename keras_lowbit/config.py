@@ -121,6 +121,7 @@ class PTQConfig:
         blends of two; "images", shifted and mirrored; "series", shifted along the first axis, the
         time, of 10 places or more; "none"; "auto", by their shape: "images" of three channels, "series"
         of others with two axes or more, "mixup" of vectors and short series. Several are joined by "+": "auto+mixup".
+        Views of an image learn the float model's mean answer over 16 of them, if it knows all classes from all sides.
       calibration_samples: most samples taken from the calibration data.
     """
 

@@ -15,7 +15,7 @@ from absl import logging
 from keras_lowbit._keras import load_float_model
 from keras_lowbit.callbacks import Callback, CallbackList, ProgressBar, StopOnNaN, as_callbacks
 from keras_lowbit.checkpoint import Checkpoint, digest
-from keras_lowbit.checks import check_seed
+from keras_lowbit.checks import check_folder, check_seed
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import SOURCE, samples_for
 from keras_lowbit.export import runtimes
@@ -94,6 +94,7 @@ def quantize(
       >>> qmodel.export("model.tflite")
     """
     check_seed(seed)
+    check_folder("checkpoint_dir", checkpoint_dir)
     config = resolve(config, weight_bits, activation_bits, recipe)
     _check_budget(budget, candidate_bits, weight_bits)
     watching = CallbackList([

@@ -163,6 +163,13 @@ def test_a_file_is_no_folder(place: str, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "results"
 
 
+def test_a_number_is_no_folder() -> None:
+    with pytest.raises(
+        ValueError, match="`checkpoint_dir` must be a folder.*Received: checkpoint_dir=3"
+    ):
+        run(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("broken", ["npz", "json"])
 def test_a_part_that_could_not_be_written_does_not_exist(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,7 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"steps": np.float64(10)}, "steps=10.0"),
         ({"layer_bits": {"conv": np.int64(9)}}, "layer_bits\\['conv'\\]=9"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"tune_learning_rate": float("inf")}, "tune_learning_rate=inf"),
         ({"split_channels": 0.6}, "from 0 to 0.5. Received: split_channels=0.6"),
         ({"split_channels": -0.1}, "split_channels=-0.1"),
         ({"split_channels": True}, "split_channels=True"),

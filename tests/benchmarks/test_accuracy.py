@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import rows
 from benchmarks.accuracy import plan, render
 from benchmarks.accuracy.measure import measure
 from benchmarks.accuracy.plan import MIXED, SEEDS, SETTINGS, TASKS, Cell, cells, known_rows
+from benchmarks.rows import of_today, older_rows
+from benchmarks.study.backends import sequential
+from benchmarks.study.runner import run
 from benchmarks.study.tasks import Samples, Task
 from keras_lowbit import RECIPES
 from models import digits
@@ -61,8 +66,8 @@ def test_rows_are_found_again_by_what_they_say(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     planned = [Cell("digits", "fast", setting) for setting in ("W2A8", MIXED)]
-    rows = [measure(cell, TASK) | {"key": "of an earlier version"} for cell in planned]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [measure(cell, TASK) | {"key": "of an earlier version"} for cell in planned]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
     keys = [cell.key for cell in planned]
     assert [known["key"] for known in known_rows(path)] == keys
     monkeypatch.setattr(plan, "AVERAGE_BITS", 2.5)
@@ -71,12 +76,43 @@ def test_rows_are_found_again_by_what_they_say(
     assert Cell("digits", "fast", MIXED).key != keys[1]
 
 
+def test_rows_of_older_algorithms_are_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    cell = Cell("digits", "fast", "W2A8")
+
+    def missing() -> int:
+        """How many are measured, by a stand-in for the network of the study."""
+        counted: list[str] = []
+
+        def work(cell: Cell) -> Any:
+            counted.append(str(cell))
+            return measure(cell, TASK)
+
+        assert not run([cell], work, sequential, path, lambda _: None, of_today(known_rows))
+        return len(counted)
+
+    assert [missing(), missing()] == [1, 0]
+    monkeypatch.setattr(rows, "RESULTS", rows.RESULTS + 1)
+    assert older_rows(known_rows(path)) == [
+        "1 of 1 rows of keras_lowbit are of its algorithms before today's, and are to be measured again."
+    ]
+    assert "(1)°" in render.page([row | {"task": "res8"} for row in known_rows(path)])
+    monkeypatch.setattr("benchmarks.accuracy.measure.RESULTS", rows.RESULTS)
+    assert [missing(), missing()] == [1, 0]
+    assert len(path.read_text().splitlines()) == 2
+    [newest] = known_rows(path)
+    assert newest["results"] == rows.RESULTS
+    assert older_rows([newest, {"config": None}]) == []
+
+
 def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:
-    rows = [
+    found = [
         row(Cell("res8", "best", "4/4", 0), 0.89), row(Cell("res8", "best", "4/4", 1), 0.87),
         row(Cell("res8", "fast", "W2A8"), 0.5),
     ]  # fmt: skip
-    page = render.page(rows)
+    page = render.page(found)
     assert "| 4/4 | −2.00 ± 1.41 (2) | −0.84 |" in page
     assert "| W2A8 | −40.00 (1) | – |" in page
     parts = ["## best", "## fast", "## With labels", "## Confidence"]

@@ -61,6 +61,8 @@ def test_plot(front: Front, tmp_path: Path) -> None:
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="overwrite=True"):
         front.plot(tmp_path / "front.png")
+    with pytest.raises(ValueError, match="no such folder.*Received: .*nowhere'"):
+        front.plot(tmp_path / "nowhere" / "front.png")
     front.plot(tmp_path / "front.svg")
     text = (tmp_path / "front.svg").read_text()
     assert "<svg" in text
