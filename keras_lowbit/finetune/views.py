@@ -18,9 +18,7 @@ from keras_lowbit.reconstruct.activations import BATCH, UnitFunction
 from keras_lowbit.reconstruct.training import Redraw
 
 VIEWS = 16
-RECOGNISED = (
-    0.75  # of the views of a class, at least; an arrow is taken for the other one in half of them
-)
+RECOGNISED = 0.75  # of the views of a class, at least; of an arrow half are taken for the other one
 
 
 def mean_over_views(
