@@ -200,9 +200,7 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
     if graph.named_outputs:
         outputs = dict(zip(graph.output_names, ends, strict=True))
     starts: Any = [inputs[name] for name in graph.inputs]
-    if graph.input_keys and graph.input_keys == tuple(
-        sorted(graph.input_keys)
-    ):  # tf_keras sorts them
+    if graph.input_keys and list(graph.input_keys) == sorted(graph.input_keys):  # as tf_keras does
         starts = dict(zip(graph.input_keys, starts, strict=True))
     model = keras.Model(starts, outputs)
     model.output_names = list(graph.output_names)  # of losses and labels, in `fit`
