@@ -18,6 +18,7 @@ from keras_lowbit.checks import MAX_BITS
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
+from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.preflight import check_before_work
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
@@ -28,6 +29,7 @@ from keras_lowbit.quantizers.quantize_configs import unwrap
 from keras_lowbit.quantizers.ranges import SMALLEST_RELATIVE_SCALE
 from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
 from keras_lowbit.reader import read
+from keras_lowbit.reconstruct.reconstructor import warn_if_useless
 
 
 def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
@@ -92,6 +94,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     check_before_work(plain, teacher, student, data)
     inputs = dict(zip(source.inputs, data, strict=True))
     record = finetune(student, teacher, inputs, inputs, config, CallbackList([]), seed=seed)
+    warn_if_useless([record])
     methods = {"weight": "trained"} | dict.fromkeys(
         ("activation", "low-bit activation"), "trained or mse"
     )
@@ -138,12 +141,19 @@ def _take_kernel_scales(student: Student, scaled: Graph) -> None:
 def _take_ranges(student: Student, ranges: dict[str, ActivationQuantizer]) -> dict[str, str]:
     """Use the annotated ranges where they fit, and tell of every tensor where its range is from."""
     notes = {}
+    groups = student.placement.groups
     for name, quantizer in student.activation_quantizers.items():
+        if student.graph[name].kind in FIXED_RANGE:
+            continue
         known = ranges.get(name)
         if known is None:
             notes[name] = "range from calibration data, since it was not annotated"
             continue
         zero_point = known.variables["zero_point"].numpy()
+        sharing = [ranges.get(head) for head in student.placement.heads if groups[head] == name]
+        if any(other is None or _range(other) != _range(known) for other in sharing):
+            notes[name] = "range from calibration data, since tensors of other ranges share it"
+            continue
         if known.spec.bits != quantizer.spec.bits or (quantizer.spec.unsigned and zero_point):
             notes[name] = "range from calibration data, since the runtimes need another grid there"
             continue
@@ -151,3 +161,8 @@ def _take_ranges(student: Student, ranges: dict[str, ActivationQuantizer]) -> di
         quantizer.variables["zero_point"].assign(zero_point)
         notes[name] = "range as trained"
     return notes
+
+
+def _range(quantizer: ActivationQuantizer) -> tuple[float, float, int]:
+    scale, zero_point = quantizer.scale(), quantizer.variables["zero_point"]
+    return float(scale), float(zero_point), quantizer.spec.bits

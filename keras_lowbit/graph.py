@@ -203,7 +203,8 @@ def build(graph: Graph, wrap: Callable[[Node, Any], Any] | None = None) -> Any:
     if graph.input_keys and list(graph.input_keys) == sorted(graph.input_keys):  # as tf_keras does
         starts = dict(zip(graph.input_keys, starts, strict=True))
     model = keras.Model(starts, outputs)
-    model.output_names = list(graph.output_names)  # of losses and labels, in `fit`
+    order = sorted if graph.named_outputs else list  # tf_keras flattens dicts by key
+    model.output_names = order(graph.output_names)  # of losses and labels, in `fit`
     return model
 
 

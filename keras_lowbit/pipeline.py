@@ -69,7 +69,7 @@ def quantize(
         worse; they are marked as synthetic in all that is written.
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
-      recipe: "fast", within a minute; "default", up to three minutes, longest for deep networks; "best", twice that.
+      recipe: "fast", about a minute or less; "default", up to three minutes, longest for deep networks; "best", twice that.
         See :data:`keras_lowbit.RECIPES`.
       config: everything else; excludes ``weight_bits``, ``activation_bits`` and ``recipe`` here.
       budget: choose the bits of every kernel within these limits, the fewest where the network suffers

@@ -53,4 +53,7 @@ def _outputs(model: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
     by_tensor = {id(tensor): x for tensor, x in zip(model.inputs, inputs, strict=True)}
     structure = model.input if len(inputs) > 1 else model.inputs[0]  # e.g. a dict
     outputs = model(tf.nest.map_structure(lambda t: by_tensor[id(t)], structure), training=False)
-    return [np.asarray(output, np.float32) for output in tf.nest.flatten(outputs)]
+    ends = model.output if len(model.outputs) > 1 else model.outputs  # in the order of `nest`
+    found = zip(map(id, tf.nest.flatten(ends)), tf.nest.flatten(outputs), strict=True)
+    by_end = {end: np.asarray(output, np.float32) for end, output in found}
+    return [by_end[id(end)] for end in model.outputs]

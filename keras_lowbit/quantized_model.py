@@ -66,7 +66,7 @@ class QuantizedModel:
     @property
     def changed_since(self) -> tuple[str, ...]:
         """Which of "weight", "bias" and "activation" changed since ``quantize`` ended, as by ``model.fit``."""
-        now = self.student.digests()
+        now = self.student.digests() if self.digests else {}
         return tuple(part for part, digest in self.digests.items() if digest != now[part])
 
     def cost(self) -> Cost:
@@ -192,9 +192,10 @@ class QuantizedModel:
         kinds = {f"{name}/kernel": "weight" for name in student.placement.weights}
         for name, spec in student.placement.activations.items():
             kinds[f"{name}/output"] = "low-bit activation" if spec.bits < 8 else "activation"
+        changed = self.changed_since
         methods = {
             name: self.methods.get(name, self.methods.get(kind, ""))
-            + "+changed since" * kind.endswith(self.changed_since)
+            + "+changed since" * kind.endswith(changed)
             for name, kind in kinds.items()
         }
         return lower(student.graph, student.placement, student.values(), methods, containers)

@@ -77,6 +77,11 @@ def read(model: Any) -> Graph:
         getattr(model, "output", None), model.outputs
     )  # a Sequential of Keras 3 may have none
     keys = keys_of(getattr(model, "input", None), model.inputs)
+    if keys not in (sorted(keys), inputs):
+        raise UnsupportedModelError(
+            "Keys of inputs that are neither sorted nor the names of their layers mean one thing to Keras 3 and "
+            f"another to tf_keras: sort them, or name the Input layers like them. Received: {keys}"
+        )
     of_layers = [tensor._keras_history[0].name for tensor in model.outputs]
     unique = of_layers if len(set(of_layers)) == len(of_layers) else []
     return Graph(reader.nodes.values(), inputs, outputs, names or unique, bool(names), keys)

@@ -97,6 +97,30 @@ def test_what_was_trained_is_exported(trained: tuple[Any, np.ndarray], tmp_path:
     np.testing.assert_array_equal(*(networks.outputs(q.model, [x])[0] for q in (loaded, qmodel)))
 
 
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_ranges_that_one_grid_has_to_hold(factor: float) -> None:
+    """Behind a Concatenate there is one grid: the trained range of one branch would clip the other."""
+    left, right = tf_keras.Input((4,), name="left"), tf_keras.Input((4,), name="right")
+    branches = [
+        lowbit(layers.Dense(3, activation="relu", name=f"{side}_branch"), 4, 8, unsigned=True)(x)
+        for side, x in (("left", left), ("right", right))
+    ]
+    joined = lowbit(layers.Dense(2, name="head"), 4, None)(layers.Concatenate()(branches))
+    plain = networks.randomize(tf_keras.Model([left, right], joined))
+    inner = [getattr(layer, "layer", layer) for layer in plain.layers]
+    [right_branch] = [layer for layer in inner if layer.name == "right_branch"]
+    right_branch.kernel.assign(right_branch.kernel * factor)
+    with quantize_scope({"LowBitQuantizeConfig": LowBitQuantizeConfig}):
+        model = quantize_apply(plain)
+    x = networks.samples(model, 96)
+    keras_lowbit.calibrate(model, x)
+    qmodel = keras_lowbit.from_annotated(model, x)
+    assert "tensors of other ranges share it" in qmodel.notes["left_branch_relu"]
+    # Not beside the annotated model: tfmot's own quantizer of a Concatenate clips it at 6.
+    received, expected = (of.predict(x, verbose=0) for of in (qmodel.model, qmodel.teacher))
+    np.testing.assert_allclose(received, expected, atol=0.1 * np.abs(expected).max())
+
+
 def test_what_cannot_be_exported_is_refused() -> None:
     x = np.random.default_rng(1).normal(size=(64, 8, 8, 2)).astype(np.float32)
     with pytest.raises(ValueError, match="quantize_apply returned is expected.*Sequential"):

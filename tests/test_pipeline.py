@@ -683,7 +683,8 @@ def test_only_a_folder_with_a_model_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])
 @pytest.mark.parametrize(
-    "kind", ["dict", "OrderedDict", "one in a dict", "lists in a dict", "tuple"]
+    "kind",
+    ["dict", "OrderedDict", "one in a dict", "lists in a dict", "lists in an OrderedDict", "tuple"],
 )
 def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str, tmp_path: Path) -> None:
     """Those of one shape, so that it would not show if they were taken for each other."""
@@ -694,10 +695,13 @@ def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str, tmp_path: Path) -> No
     structures = {
         "OrderedDict": OrderedDict(outputs),
         "lists in a dict": {name: [outputs[name]] for name in outputs},
+        "lists in an OrderedDict": OrderedDict({name: [outputs[name]] for name in outputs}),
         "tuple": tuple(outputs.values()),
     }
     model = networks.randomize(keras.Model(image, structures.get(kind, outputs)))
     flat = {"lists in a dict": sorted(outputs), "tuple": list(outputs)}.get(kind)
+    if kind == "lists in an OrderedDict":  # flat too, in the order of the flavour
+        flat = sorted(outputs) if keras is tf_keras else list(outputs)
     x = networks.samples(model, 64)[0]
     expected = {
         name: x @ np.asarray(layer.get_weights()[0]) + np.asarray(layer.get_weights()[1])
@@ -717,8 +721,12 @@ def test_outputs_in_a_dict_or_tuple(keras: Any, kind: str, tmp_path: Path) -> No
         assert of.verify(tmp_path / "model.tflite", x).ok
     qmodel.model.compile("sgd", "mse")
     labels = [expected[name] for name in flat] if flat else expected
-    before = qmodel.model.evaluate(x, labels, verbose=0, return_dict=True)["loss"]
-    assert before < 0.01
+    before = qmodel.model.evaluate(x, labels, verbose=0, return_dict=True)
+    assert before["loss"] < 0.01
+    if len(outputs) > 1 and not flat:  # each loss bears the name of its own output
+        wrong = {**expected, "a": expected["a"] + 10}
+        losses = qmodel.model.evaluate(x, wrong, verbose=0, return_dict=True)
+        assert losses["a_loss"] > 90 and losses["z_loss"] < 0.01
     qmodel.model.fit(x, labels, verbose=0)
 
 
@@ -759,6 +767,11 @@ def test_inputs_in_a_dict_of_other_names_than_their_layers(keras: Any, tmp_path:
     np.testing.assert_allclose(by_name.model.predict(data, verbose=0), expected, atol=0.1)
     with pytest.raises(ValueError, match=r"Expected the keys \['a', 'b'\]"):
         pipelines.quantized(model, RANGES, {"a": left})
+    if keras is keras3:
+        ends = keras.layers.Dense(2)(joined)
+        unsorted = keras.Model(OrderedDict(z=first, a=second), ends)
+        with pytest.raises(UnsupportedModelError, match=r"sort them.*Received: \['z', 'a'\]"):
+            pipelines.quantized(unsorted, RANGES, [left, right])
 
 
 @pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "Keras 3"])

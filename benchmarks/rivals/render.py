@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.intervals import SHARE, Agreement, bootstrap_interval
 from benchmarks.rivals.plan import DEFAULT, MCT, OURS, Cell
-from benchmarks.rows import Row, older_rows, states_of_source
+from benchmarks.rows import Row, is_of_today, older_rows, states_of_source
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown, points
 from benchmarks.study.tasks import TASKS
@@ -50,7 +50,7 @@ EXPECTED = """Before anything was measured: more accurate than every rival at an
 five times as fast as MCT's GPTQ at equal or better accuracy.
 
 It is judged so: each use of GPTQ is compared with the quickest of our recipes that is no less accurate on the same
-samples. tfmot's training is no rival in this, as it is told the labels. "So far" means that rows of rivals are
+samples. tfmot's training is no rival in this, as it is told the labels. ° is of our algorithms before today's. "So far" means that rows of rivals are
 missing. Where intervals overlap, a difference may be chance."""
 
 FASTER = 5
@@ -247,7 +247,7 @@ def _drop_text(row: Row) -> str:
     """In points, e.g. "1.20 [0.70, 1.65]"."""
     agreement = Agreement(**row["agreement"])
     low, high = (points(100 * value) for value in bootstrap_interval(agreement))
-    return f"{points(100 * agreement.drop)} [{low}, {high}]"
+    return f"{points(100 * agreement.drop)} [{low}, {high}]{'' if is_of_today(row) else '°'}"
 
 
 def _accuracy(row: Row) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from keras_lowbit.callbacks import CallbackList
 from keras_lowbit.config import PTQConfig
@@ -108,7 +109,7 @@ def finetune(
     Returns:
       The record of this stage: mean squared error of the network's outputs (before a softmax or
       sigmoid) before and after, relative to their mean square; "undone" where it was; "views", how many,
-      where the targets are means over views, for these errors too.
+      where the targets are means over views, and "error_to_mean" likewise, after it.
     """
     network = whole_network(student.graph, student.placement)
     if not network.layers:  # a network of pools and the like
@@ -137,8 +138,11 @@ def finetune(
         if are_recognised(wanted[0], classes):
             targets, (goal, _) = means, mean_over_views(float_network, unseen, views, generator)
             redraw = towards_means(views, views != augmentation, float_network)
-            before = float(relative_error(function.map(arrived), targets, power))
-            record |= {"views": VIEWS, "error_before": before, "error_after": before}
+            record["views"] = VIEWS
+        else:
+            logging.info(
+                "keras_lowbit: some class is not recognised in views; each keeps its answer."
+            )
     before_unseen = _by_sample(loss, function.map(unseen), goal)
     callbacks.on_unit_begin(unit, {"name": record["name"], "steps": config.tune_steps})
     groups = movable_groups(student, network)
@@ -155,7 +159,9 @@ def finetune(
     )  # fmt: skip
     harm = _by_sample(loss, function.map(unseen), goal) - before_unseen
     if _is_kept(harm, config):
-        record["error_after"] = float(relative_error(function.map(arrived), targets, power))
+        record["error_after"] = float(relative_error(function.map(arrived), wanted, power))
+        if "views" in record:
+            record["error_to_mean"] = float(relative_error(function.map(arrived), targets, power))
     else:
         student.assign(values)
         record["undone"] = True

@@ -231,11 +231,13 @@ def relative_error(
 
 def warn_if_useless(records: list[dict[str, Any]]) -> None:
     """Log a warning if the last record, that of the whole network, tells of a useless result."""
-    large = [record for record in records if not record["error_after"] < USELESS]  # or NaN
+    # Or NaN. What has learnt the mean over views may be far from the float model's single answers.
+    errors = [(record, record.get("error_to_mean", record["error_after"])) for record in records]
+    large = [record for record, error in errors if not error < USELESS]
     if large and large[-1] is records[-1]:
         logging.warning(
             "keras_lowbit: the outputs are far from the float model's, with a relative error of %.2f; the "
             "first unit that is so far off is %r. Look at the ranges of the inputs: columns of very "
             "different ranges have to be normalised one by one. Or give it more bits.",
-            records[-1]["error_after"], large[0]["name"],
+            errors[-1][1], large[0]["name"],
         )  # fmt: skip
