@@ -37,7 +37,11 @@ def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.
     for x, cast, kind in zip(few, own, types, strict=True):
         if kind.is_integer and (x != cast).any():
             return  # the model takes integers, and these samples are none
-    for expected, received in zip(_outputs(model, own), _outputs(teacher, few), strict=True):
+    answers = _outputs(teacher, few)
+    if graph.named_outputs:  # tf_keras sorts them, what was read may not be sorted
+        by_name = dict(zip(sorted(graph.output_names), answers, strict=True))
+        answers = [by_name[name] for name in graph.output_names]
+    for expected, received in zip(_outputs(model, own), answers, strict=True):
         largest, difference = np.abs(expected).max(), np.inf
         if expected.shape == received.shape:
             difference = np.abs(received - expected).max()
