@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_lowbit
-from benchmarks.rows import read_rows, short_hash, versions
+from benchmarks.rows import RESULTS, of_today, read_rows, short_hash, versions
 from benchmarks.runtime_accuracy import accuracy
 from keras_lowbit import PTQConfig
 from models import data, pretrained
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
     del arguments
     results = Path(FLAGS.results)
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["key"] for row in read_rows(results)}
+    done = {row["key"] for row in of_today(read_rows)(results)}
     task = load_task(FLAGS.task, FLAGS.model, FLAGS.seed, FLAGS.calibration_samples)
     for preset in FLAGS.preset:
         if preset not in PRESETS:
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
             "key": key, "task": FLAGS.task, "model": FLAGS.model, "preset": preset,
             "seed": FLAGS.seed, "calibration_samples": FLAGS.calibration_samples,
             **measure(task, config, FLAGS.seed, path),
-            "config": json.loads(config.to_json()), "versions": versions(),
+            "config": json.loads(config.to_json()), "versions": versions(), "results": RESULTS,
         }  # fmt: skip
         with results.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -68,7 +68,9 @@ def check_folder(name: str, given: Any) -> None:
       ValueError: with the name of the argument.
     """
     if given is not None and not isinstance(given, (str, os.PathLike)):
-        raise ValueError(f"`{name}` must be a folder. Received: {name}={given!r}")
+        raise ValueError(
+            f"`{name}` must be a folder: give a path, or None for none. Received: {name}={given!r}"
+        )
 
 
 def as_items(name: str, given: Any) -> tuple[tuple[str, Any], ...]:

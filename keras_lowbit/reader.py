@@ -73,9 +73,8 @@ def read(model: Any) -> Graph:
         )
     _check_finite(reader.nodes.values())
     inputs = [tensors[id(tensor)] for tensor in model.inputs]
-    names = keys_of(
-        getattr(model, "output", None), model.outputs
-    )  # a Sequential of Keras 3 may have none
+    # A Sequential of Keras 3 may have no such attribute.
+    names = keys_of(getattr(model, "output", None), model.outputs)
     keys = keys_of(getattr(model, "input", None), model.inputs)
     if keys not in (sorted(keys), inputs):
         raise UnsupportedModelError(

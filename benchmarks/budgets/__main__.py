@@ -44,11 +44,8 @@ def _cells() -> list[plan.Cell]:
 
 def _run() -> int:
     backend = functools.partial(backends.loky, jobs=FLAGS.jobs)
-    return (
-        1
-        if run(_cells(), measure, backend, Path(FLAGS.results), say, of_today(plan.known_rows))
-        else 0
-    )
+    failed = run(_cells(), measure, backend, Path(FLAGS.results), say, of_today(plan.known_rows))
+    return 1 if failed else 0
 
 
 def _plan() -> int:

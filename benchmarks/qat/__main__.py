@@ -49,11 +49,8 @@ def _cells() -> list[Cell]:
 
 def _run() -> int:
     Path(FLAGS.results).parent.mkdir(parents=True, exist_ok=True)
-    return (
-        1
-        if run(_cells(), measure, sequential, Path(FLAGS.results), say, of_today(read_rows))
-        else 0
-    )
+    failed = run(_cells(), measure, sequential, Path(FLAGS.results), say, of_today(read_rows))
+    return 1 if failed else 0
 
 
 def _plan() -> int:
