@@ -66,8 +66,6 @@ class CallbackList(Callback):
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = list(callbacks)
-        hook = Callback.on_step_end
-        self.watches_steps = any(type(c).on_step_end is not hook for c in self.callbacks)
 
     def set_model(self, model: Any) -> None:
         for callback in self.callbacks:

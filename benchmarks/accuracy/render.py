@@ -54,7 +54,7 @@ such reference.
 """
 
 CONFIDENCE = """The same test samples go through both networks, so the difference is better known than either
-accuracy. 95 % intervals of the drop of seed 0 over resampled test sets, paired, in points. Samples
+accuracy. 95 % intervals of the drop of "best", seed 0, over resampled test sets, paired, in points. Samples
 are taken as independent. Windows of the HAR CNN overlap and are of nine people, and clips share speakers: there the truth is wider.
 """
 
@@ -127,4 +127,4 @@ def _beside_paper(setting: str, cells: Sequence[str]) -> list[str]:
 def _interval(row: Row) -> str:
     low, high = bootstrap_interval(Agreement(**row["agreement"]))
     # Losses are negative in the tables above.
-    return f"{points(-100 * high)} to {points(-100 * low)}"
+    return f"{points(-100 * high)} to {points(-100 * low)}{'' if is_of_today(row) else '°'}"

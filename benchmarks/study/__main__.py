@@ -21,6 +21,7 @@ from benchmarks.study.worker import ONE_THREAD
 os.environ.update(ONE_THREAD)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from benchmarks.rows import of_today
 from benchmarks.study import backends, clusters, grids, render
 from benchmarks.study.cell import measure
 from benchmarks.study.plan import Cell, known_rows
@@ -66,13 +67,13 @@ def _backend() -> backends.Backend:
 
 
 def _run() -> int:
-    failed = run(_cells(), measure, _backend(), Path(FLAGS.results), say)
+    failed = run(_cells(), measure, _backend(), Path(FLAGS.results), say, of_today(known_rows))
     return 1 if failed else 0
 
 
 def _plan() -> int:
     """How many cells of each grid have a row."""
-    known = {row["key"] for row in known_rows(Path(FLAGS.results))}
+    known = {row["key"] for row in of_today(known_rows)(Path(FLAGS.results))}
     cells = _cells()
     measured = Counter(cell.grid for cell in cells if cell.key in known)
     for grid, planned in Counter(cell.grid for cell in cells).items():

@@ -16,7 +16,7 @@ from typing import Any
 import tf_keras
 
 import keras_lowbit
-from benchmarks.rows import Row, short_hash, source_hash, versions
+from benchmarks.rows import RESULTS, Row, short_hash, source_hash, versions
 from benchmarks.study.plan import Cell
 from benchmarks.study.tasks import Samples, Task, one_task
 
@@ -99,7 +99,7 @@ def measure(cell: Cell, task: Task | None = None) -> Row:
         "float_cost": dataclasses.asdict(keras_lowbit.cost(model, not task.counts_norms)),
         "seconds": {**watch.seconds, "all": round(time.monotonic() - started, 2)},
         "peak_mib": _peak_mib(), "machine": {"cpus": os.cpu_count(), "load": round(load, 1)},
-        "config": cell.full_config(), "config_hash": short_hash(cell.full_config()),
+        "config": cell.full_config(), "results": RESULTS, "config_hash": short_hash(cell.full_config()),
         "versions": versions(), "source": SOURCE,
     }  # fmt: skip
     # A worker measures hundreds of cells, and TensorFlow keeps every graph.

@@ -20,7 +20,8 @@ with keras_lowbit. This page is written by `make study-report` from the rows tha
 those of the activations, tensors that feed only adds and pools have 8. Variables go by the paper's names: qparam is LSQ, weights
 AdaQuant, bits Bit-Split, round AdaRound. All is *simulated*, as in the paper. A seed draws the 1,024
 calibration samples and orders them. DS-CNN has too few training clips: seed *s* calibrates on fold *s*
-of the test clips, unlabelled, and is evaluated on the other four. The float networks are not the
+of the test clips, unlabelled, and is evaluated on the other four. MobileNetV1's samples are of 580
+photographs and their mirror images, so that a sample held out for the last step mostly has its twin among the others. The float networks are not the
 paper's, so that drops from float are to be compared, not accuracies.
 """
 

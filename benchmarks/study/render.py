@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.rows import Row, states_of_source
+from benchmarks.rows import Row, older_rows, states_of_source
 from benchmarks.study.contents import (
     BEYOND_TABLES,
     FIGURES,
@@ -85,4 +85,5 @@ def _versions(measured: Measured) -> list[str]:
         for row in measured.all_rows()
     )
     lines = [f"{count} rows were measured with {text}." for text, count in used.most_common()]
-    return [*lines, *states_of_source(measured.all_rows())]
+    rows = measured.all_rows()
+    return [*lines, *states_of_source(rows), *older_rows(rows)]

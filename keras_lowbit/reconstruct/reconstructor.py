@@ -168,7 +168,7 @@ class Reconstructor:
             lambda outputs, batch: relative_error(outputs, batch, power) / (before + 1e-12),
             steps=steps, batch_size=self.config.batch_size,
             bias_learning_rate=0.0, generator=np.random.default_rng([self.seed, index]),
-            on_step_end=self.callbacks.on_step_end if self.callbacks.watches_steps else None,
+            on_step_end=self.callbacks.on_step_end,
         )  # fmt: skip
         outputs = function.map(arrived)
         record["error_after"] = float(relative_error(outputs, wanted, power))

@@ -122,3 +122,5 @@ def test_the_page_shows_drops_with_seeds_and_the_paper() -> None:
     ]
     low, _, high = line.split("|")[2].replace("−", "-").split()
     assert float(low) < -1 < float(high) < 0
+    older = render.page([found[0] | {"config": {"bits": 4}, "results": rows.RESULTS - 1}])
+    assert line.split("|")[2].strip() + "°" in older[older.index("## Confidence") :]

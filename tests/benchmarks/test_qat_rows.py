@@ -8,6 +8,7 @@ import pytest
 from benchmarks.qat.measure import measure
 from benchmarks.qat.plan import CONFIGS, NETWORKS, Cell, Labelled, Recipe, Trained, cells
 from benchmarks.qat.render import drops
+from benchmarks.rows import RESULTS, Row
 from benchmarks.study.tasks import Samples, Task
 from keras_lowbit import PTQConfig
 from models import digits
@@ -63,11 +64,15 @@ def test_plan() -> None:
 
 
 def test_table_shows_the_longest_training_of_the_test_samples() -> None:
-    def row(epochs: int, trained: float, on: str = "test samples") -> dict[str, object]:
+    def row(epochs: int, trained: float, on: str = "test samples", results: int = RESULTS) -> Row:
         return {
+            "config": {"weight_bits": 3}, "results": results,
             "task": "res8", "setting": "3/3", "evaluated_on": on, "recipe": {"epochs": epochs},
             "accuracy": {"float": 0.9, "quantized": 0.8, "trained": trained},
         }  # fmt: skip
 
     table = drops([row(9, 0.87), row(3, 0.85), row(20, 0.9, "held-out training samples")])
     assert "| 3/3 | −10.00 to −3.00 (9) | – | – | – |" in table
+    older = row(15, 0.81, results=RESULTS - 1)
+    assert "| 3/3 | −10.00 to −3.00 (9) | – | – | – |" in drops([older, row(9, 0.87)])
+    assert "| 3/3 | −10.00 to −9.00 (15)° | – | – | – |" in drops([older])

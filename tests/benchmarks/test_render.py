@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from study_rows import made_up_row
 
+from benchmarks.rows import RESULTS
 from benchmarks.study import beyond, grids, paper, render, tables
 from benchmarks.study.measured import MISSING, Measured, Statistic, bits_of
 
@@ -118,6 +119,11 @@ def test_page_from_few_rows(tmp_path: Path) -> None:
     assert page.count("We found **this**.") == 1
     assert page.index("figure_4.svg") < page.index("We found") < page.index("## Figure 5")
     assert "text before" not in page
+    assert "algorithms before" not in page
+    rows[0]["results"] = RESULTS - 1
+    render.write(planned, rows, tmp_path / "study.md")
+    older = f"1 of {len(rows)} rows of keras_lowbit are of its algorithms before today's"
+    assert older in (tmp_path / "study.md").read_text()
     names = sorted(path.name for path in (tmp_path / "first" / "figures").iterdir())
     assert names == [f"figure_{number}.svg" for number in (4, 6, 7, 8)]  # no row for Figure 5
     for path in (tmp_path / "first").rglob("*.*"):
