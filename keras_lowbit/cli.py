@@ -10,11 +10,13 @@ python -m keras_lowbit report --saved m.lowbit --target tflm
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from absl import flags
@@ -22,7 +24,7 @@ from absl import flags
 from keras_lowbit import RECIPES, Budget, PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit._keras import load_float_model
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
-from keras_lowbit.export.output_files import FORMATS, output_paths
+from keras_lowbit.export.output_files import FORMATS, folder_to_write, output_paths
 from keras_lowbit.reader import read
 from keras_lowbit.search.file_sizes import check_is_for_that_file
 
@@ -119,6 +121,8 @@ def _quantize(options: flags.FlagValues) -> int:
             raise ValueError(
                 f"It exists already; pass --overwrite to replace it. Received: {path!r}"
             )
+    if options.saved:
+        folder_to_write(options.saved, options.overwrite)  # refused now, not after the work
     if options.config:
         config = _config_file(options)
     else:
@@ -212,11 +216,12 @@ def _config_file(options: flags.FlagValues) -> PTQConfig:
             f"alone. Received: {', '.join(given)}, --config={options.config}"
         )
     try:
-        return PTQConfig.from_json(Path(options.config).read_text())
-    except OSError as error:
+        text = Path(options.config).read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"The configuration file cannot be read: {error.strerror}. Received: {options.config!r}"
+            f"The configuration file cannot be read: {error}. Received: {options.config!r}"
         ) from error
+    return PTQConfig.from_json(text)
 
 
 def _require(options: flags.FlagValues, *names: str) -> None:
@@ -227,13 +232,17 @@ def _require(options: flags.FlagValues, *names: str) -> None:
 
 def _samples(options: flags.FlagValues, inputs: Sequence[str]) -> Samples:
     """The array of ``--calib``, (samples, ...), or one per input of a model of several."""
-    try:
-        stored = np.load(options.calib)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The calibration file cannot be read: {error}. Expected .npy or .npz. "
-            f"Received: {options.calib!r}"
-        ) from error
+
+    def loaded(load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(
+                f"The calibration file cannot be read: {error}. Expected .npy or .npz of numbers. "
+                f"Received: {options.calib!r}"
+            ) from error
+
+    stored = loaded(lambda: np.load(options.calib))
     names = [] if isinstance(stored, np.ndarray) else stored.files
     if len(inputs) > 1:
         if options.calib_key or not {*inputs} <= {*names}:
@@ -242,7 +251,7 @@ def _samples(options: flags.FlagValues, inputs: Sequence[str]) -> Samples:
                 f"{list(inputs)}, and no --calib_key. Received: {options.calib!r} with the arrays {names}, "
                 f"--calib_key={options.calib_key!r}"
             )
-        return {name: stored[name] for name in inputs}
+        return {name: loaded(functools.partial(stored.__getitem__, name)) for name in inputs}
     if isinstance(stored, np.ndarray):
         return stored
     key = options.calib_key or (names[0] if len(names) == 1 else None)
@@ -251,7 +260,7 @@ def _samples(options: flags.FlagValues, inputs: Sequence[str]) -> Samples:
             f"Say with --calib_key which array of the file holds the samples, one of {names}. "
             f"Received: {key!r}"
         )
-    return stored[key]
+    return loaded(lambda: stored[key])
 
 
 def _first(samples: Samples, count: int) -> Samples:

@@ -97,12 +97,9 @@ class QuantizedModel:
         Raises:
           ValueError: the folder exists and ``overwrite`` is False.
         """
-        target = _free(directory, overwrite)
-        if target.exists() and not (target / "model.json").exists():
-            raise ValueError(
-                "Only a folder with a quantized model is ever replaced. "
-                f"Received: {str(directory)!r}, which holds something else"
-            )
+        from keras_lowbit.export.output_files import folder_to_write
+
+        target = folder_to_write(directory, overwrite)
         graph = self.student.graph
         kept = {name: getattr(self, name) for name in KEPT}
         document = {"format": FORMAT, "config": json.loads(self.config.to_json())}
@@ -157,12 +154,12 @@ class QuantizedModel:
         from keras_lowbit.export.flatbuffer import write
         from keras_lowbit.export.metadata import METADATA_SEAL, build_metadata, digest
         from keras_lowbit.export.model_file import SEAL, fingerprint
-        from keras_lowbit.export.output_files import output_paths, replace_file
+        from keras_lowbit.export.output_files import check_free, output_paths, replace_file
 
         check_options(packing, strip, target)
         paths = output_paths(path, strip, format, target)
         for file in paths:
-            _free(file, overwrite)
+            check_free(file, overwrite)
         containers = choose_containers(self.to_program, packing, strip, target)
         program = self.to_program(containers)
         producer = f"keras_lowbit {__version__}"
@@ -279,16 +276,6 @@ def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
         quantize_input(program.tensors[name], values)
         for name, values in zip(program.inputs, samples, strict=True)
     ]
-
-
-def _free(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The path; nothing is overwritten without being asked."""
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise ValueError(
-            f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
-        )
-    return target
 
 
 def _plain(value: Any) -> Any:

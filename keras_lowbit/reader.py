@@ -22,6 +22,7 @@ _DROPPED = {
     "ActivityRegularization", "Identity",
 }  # fmt: skip
 _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU", "softmax": "Softmax", "sigmoid": "Sigmoid"}
+_ROLES = {"kernel", "pointwise_kernel", "bias", "gamma", "beta", "mean", "variance"}
 _SCOPE = r"[A-Za-z0-9_.\\/>-]*"  # of TensorFlow, which every layer that is built opens
 _ROOT_SCOPE = rf"[A-Za-z0-9.]{_SCOPE}"
 _NAME_REFUSED = (
@@ -63,6 +64,7 @@ def read(model: Any) -> Graph:
         if not re.fullmatch(_SCOPE, name):  # the layer behind it is named quantized_<name>
             reader.refused[name] = _NAME_REFUSED
         tensors[id(tensor)] = reader.add(name, "Input", (), tensor.shape)
+    reader.own_names = {layer.name for layer in model.layers}
     outputs = [reader.visit(tensor, tensors, "") for tensor in model.outputs]
     if reader.refused:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in reader.refused.items())
@@ -111,6 +113,8 @@ class _Reader:
         self._done: dict[tuple[int, int, str], list[str]] = {}
         self._prefixes: set[str] = set()
         self._nested: set[int] = set()
+        self.own_names: set[str] = set()  # of the model's layers; what is added here takes others
+        self._reading = ""
 
     def add(
         self,
@@ -123,7 +127,7 @@ class _Reader:
     ) -> str:
         """Add a node under a free name and return that name."""
         free, count = name, 1
-        while free in self.nodes:
+        while free in self.nodes or free in self.own_names - {self._reading}:
             free, count = f"{name}_{count}", count + 1
         shape = tuple(shape)[1:]
         if any(size is None for size in shape):
@@ -169,6 +173,7 @@ class _Reader:
             self._prefixes.add(inner_prefix)
             return [self.visit(tensor, inner, inner_prefix) for tensor in layer.outputs]
         name = prefix + layer.name
+        self._reading = "" if prefix else name
         kind = type(layer).__name__
         if kind in _DROPPED:
             return [names[0]]
@@ -192,6 +197,9 @@ class _Reader:
             return "it is a function, not a layer; use a layer of keras.layers"
         if kind not in LAYERS and kind not in ("Activation", "SeparableConv2D"):
             return f"{kind} is not supported"
+        others = {role_of(getattr(w, "path", w.name)) for w in layer.weights} - _ROLES
+        if others:
+            return f"it has weights {sorted(others)}, as of LoRA or a quantization; give the float model with them merged"
         config = layer.get_config()
         if layer.weights and (node_index, prefix) != self._first_call(layer, node_index, prefix):
             return _CALLED_AGAIN
@@ -206,8 +214,9 @@ class _Reader:
                 return "ReLU is supported with max_value None or 6"
             if (config.get("negative_slope") or 0) != 0 or (config.get("threshold") or 0) != 0:
                 return "ReLU is supported with negative_slope 0 and threshold 0"
-        last_axis = (-1, len(shapes[0]) if shapes else 0)
-        if kind in ("Softmax", "BatchNormalization") and _single(config["axis"]) not in last_axis:
+        axes = np.ravel(config.get("axis", -1)).tolist()  # a number, or a list of one
+        is_last = axes in ([-1], [len(shapes[0]) if shapes else 0])
+        if kind in ("Softmax", "BatchNormalization") and not is_last:
             return f"{kind} is supported on the last axis only"
         if kind == "Concatenate" and config["axis"] == 0:
             return "Concatenate cannot join samples; use another axis than 0"
@@ -278,10 +287,6 @@ class _Reader:
         roles = dict(zip(("kernel", "bias"), weights[1:], strict=False))
         last = self.add(f"{name}_pointwise", "Conv2D", (depthwise,), shape, pointwise, roles)
         return self._add_fused_activation(layer, "Conv2D", last, shape)
-
-
-def _single(axis: Any) -> Any:
-    return axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
 
 
 def _activation_name(layer: Any) -> str:

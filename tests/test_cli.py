@@ -213,6 +213,17 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
         ),
         ((*QUANTIZE, "--calib=none.npy"), 1, "calibration file cannot be read.*none.npy"),
         ((*QUANTIZE, "--calib=two.npz"), 1, "--calib_key.*'images', 'labels'"),
+        ((*QUANTIZE, "--calib=empty.npy"), 1, "calibration file cannot be read.*empty.npy"),
+        ((*QUANTIZE, "--calib=short.npz"), 1, "calibration file cannot be read.*short.npz"),
+        ((*QUANTIZE, "--calib=objects.npz"), 1, "calibration file cannot be read.*objects.npz"),
+        ((*QUANTIZE, "--calib=x.npy", "--config=x.npy"), 1, "configuration file cannot.*x.npy"),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--saved=other", "--overwrite"),
+            1,
+            "Only a folder with a quan",
+        ),
+        ((*QUANTIZE[:2], "--output=x.npy/m.tflite", "--calib=x.npy"), 1, "x.npy' is no folder"),
+        ((*QUANTIZE, "--calib=x.npy", "--saved=x.npy/a/b"), 1, "x.npy' is no folder"),
         ((*QUANTIZE, "--calib=one.npz", "--calib_key=x"), 1, "--calib_key.*Received: 'x'"),
         ((*QUANTIZE, "--calib=x.npy", "--config=none.json"), 1, "configuration.*none.json"),
         ((*QUANTIZE, "--calib=x.npy", "--config=bad.json"), 1, "no such field.*'wieght_bits'"),
@@ -231,6 +242,10 @@ def test_mistakes(
 ) -> None:
     Path("bad.json").write_text('{"wieght_bits": 4}')
     Path("model.json").write_text("{model")
+    Path("other").mkdir()
+    Path("empty.npy").write_bytes(b"")
+    Path("short.npz").write_bytes(Path("one.npz").read_bytes()[:-40])
+    np.savez("objects.npz", images=np.array([None, "a"], dtype=object))
     received, _, error = command(*arguments)
     assert received == status
     assert re.search(message, error.replace("\n", " ")), error

@@ -344,6 +344,38 @@ def test_names_that_tf_keras_takes_alone_are_refused() -> None:
 
 
 @pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+def test_layers_keep_their_names_whatever_is_added(keras: Any) -> None:
+    """Names of activations and parts make way, as `layer_bits` means layers of the caller's model."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    hidden = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    hidden = layers.SeparableConv2D(2, 3, name="conv_relu")(hidden)
+    inner = keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2D(2, 1, name="b")], name="a")
+    hidden = layers.Conv2D(2, 1, name="conv_relu_pointwise")(inner(hidden))
+    hidden = layers.Dense(3, name="a_b")(layers.Flatten(name="conv_relu_1")(hidden))
+    graph = read(keras.Model(image, hidden))
+    kinds = {node.name: node.kind for node in graph.nodes}
+    assert kinds == {
+        "image": "Input", "conv": "Conv2D", "conv_relu_2": "ReLU", "conv_relu_depthwise": "DepthwiseConv2D",
+        "conv_relu_pointwise_1": "Conv2D", "a_b_1": "Conv2D", "conv_relu_pointwise": "Conv2D",
+        "conv_relu_1": "Flatten", "a_b": "Dense",
+    }  # fmt: skip
+
+
+def test_layers_of_other_weights_are_refused() -> None:
+    """Of a LoRA, or of what Keras 3 quantized, the kernel alone is not what the layer computes."""
+    lora, plain = keras3.layers.Dense(3, name="lora"), keras3.layers.Dense(2, name="integers")
+    model = keras3.Sequential([keras3.Input((6,)), lora, plain])
+    lora.enable_lora(2)
+    plain.quantize("int8")
+    listed = (
+        r"lora: it has weights \['lora_kernel_a', 'lora_kernel_b'\][^\0]*integers: .*'kernel_scale'"
+    )
+    with pytest.raises(UnsupportedModelError, match=listed):
+        read(model)
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_weights_that_are_no_numbers_are_refused(value: float, keras: Any) -> None:
     network = chain(

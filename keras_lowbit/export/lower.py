@@ -97,8 +97,6 @@ class _Lowering:
         method = "fixed" if is_fixed else self.methods.get(f"{group}/output", "")
         return _Grid(spec.bits, scale, int(self.values[f"{group}/output_zero_point"]), low, method)
 
-    # ---- tensors
-
     def _add(self, tensor: ir.Tensor) -> str:
         self.tensors[tensor.name] = tensor
         return tensor.name
@@ -119,7 +117,9 @@ class _Lowering:
         head = relu or node
         grid = self.grids[self.placement.groups[head.name]]
         if relu is not None:
-            options["activation"] = "RELU6" if relu.config.get("max_value") else "RELU"
+            six = 6 / grid.scale[0]  # of a very fine grid no 32-bit code, and far off it
+            capped = relu.config.get("max_value") and six < 2**31
+            options["activation"] = "RELU6" if capped else "RELU"
         top = ir.activation_placement(grid.bits, grid.zero)
         if grid.low:
             clamped = head.kind == "ReLU"  # at its zero point, by the kernel itself
@@ -153,8 +153,6 @@ class _Lowering:
     def _external(self, name: str) -> str:
         """The model output of a node, in the shape the caller's model gives it."""
         return self._reshaped(f"{name}/output", self.where[name], (1, *self.graph[name].shape))
-
-    # ---- layers
 
     def input(self, node: Node) -> None:
         """Below 8 bits the caller's codes saturate at the top and a QUANTIZE clamps the bottom."""

@@ -263,7 +263,8 @@ def _probability(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     _elementwise(op, inputs, output)
     if op.kind == "SOFTMAX":
         scale = op.option("beta") * _first_scale(inputs[0])
-        _expect(op, scale > 2**-26, "beta times the input scale above 2^-26", scale)
+        fitting = "answers that differ, beta times the input scale above 2^-26: train first, or leave the softmax out"
+        _expect(op, scale > 2**-26, fitting, scale)
     else:  # above, TFLM maps 0 to 0, not to a half; below, it shifts by a negative amount
         scale = _first_scale(inputs[0])
         fitting = (

@@ -1,4 +1,4 @@
-"""Which files an export writes."""
+"""Which files are written, and whether they can be."""
 
 from __future__ import annotations
 
@@ -39,7 +39,48 @@ def output_paths(
     folders = [str(file) for file in paths if file.is_dir()]
     if folders:
         raise ValueError(f"A file cannot take the place of a folder. Received: {folders}")
+    for file in paths:
+        _check_parent(file)
     return paths
+
+
+def folder_to_write(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
+    """Where a quantized model is saved.
+
+    Raises:
+      ValueError: something is there, and is no saved model or ``overwrite`` is False; or nothing can be.
+    """
+    folder = pathlib.Path(path)
+    check_free(folder, overwrite)
+    if folder.exists() and not (folder / "model.json").exists():
+        raise ValueError(
+            "Only a folder with a quantized model is ever replaced. "
+            f"Received: {str(path)!r}, which holds something else"
+        )
+    _check_parent(folder)
+    return folder
+
+
+def check_free(path: pathlib.Path, overwrite: bool) -> None:
+    """Nothing is overwritten without being asked.
+
+    Raises:
+      ValueError: something is there, and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
+        )
+
+
+def _check_parent(path: pathlib.Path) -> None:
+    """Refuse, before any work, a path in which a folder would have to be made where a file is."""
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "is no folder" if not nearest.is_dir() else "is not yours to write to"
+        raise ValueError(
+            f"{str(nearest)!r} {what}: choose another place to write to. Received: {str(path)!r}"
+        )
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:

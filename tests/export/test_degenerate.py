@@ -88,3 +88,23 @@ def test_exact_in_every_packing(edit: Edit, bits: int, data: float | None, tmp_p
             stored = tensors[f"{name}/kernel"].values
             np.testing.assert_array_equal(np.sort(stored, None), np.sort(simulated, None))
     qmodel.export(tmp_path / "model.cc", format="c")
+
+
+@needs_tflm
+def test_a_nearly_dead_relu6_is_exact(tmp_path: Path) -> None:
+    """Six is no 32-bit code of a grid this fine, and far off it."""
+    model = networks.chain(
+        (5, 5, 3), lambda k: k.Conv2D(4, 3, name="conv"), lambda k: k.ReLU(6.0, name="cap"),
+        lambda k: k.DepthwiseConv2D(3, name="depthwise"),
+    )(tf_keras)  # fmt: skip
+    networks.randomize(model)
+    model.get_layer("conv").set_weights([w * 1e-12 for w in model.get_layer("conv").get_weights()])
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(8))
+    assert pipelines.prove(qmodel, tmp_path).compared > 0
+
+
+def test_answers_that_do_not_differ_are_refused_with_advice() -> None:
+    model = networks.chain((6,), lambda k: k.Dense(3, activation="softmax", name="last"))(tf_keras)
+    model.set_weights([w * 1e-12 for w in networks.randomize(model).get_weights()])
+    with pytest.raises(ValueError, match="last_softmax.*train first, or leave the softmax out"):
+        pipelines.quantized(model, pipelines.ranges_only(8))

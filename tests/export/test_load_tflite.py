@@ -96,6 +96,25 @@ def test_round_trip(
             assert used == {"int8", "int32", "int4", "int2" if target == "litert" else "lut"}
 
 
+@pytest.mark.parametrize("grid", ["narrow", "full", "midrise"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_weights_next_to_a_border_are_rounded_as_the_simulation_does(
+    grid: str, bits: int, tmp_path: Path
+) -> None:
+    """Where kernels are still the float model's: with codes around zero, -1e-12 may become either of two."""
+    model = networks.chain((16,), lambda k: k.Dense(4, name="layer"))(tf_keras)
+    kernel = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    kernel[::4] *= np.float32(-1e-12)
+    kernel[1::4] = np.round(kernel[1::4] * 2) / 2
+    model.get_layer("layer").set_weights([kernel, np.zeros(4, np.float32)])
+    config = pipelines.ranges_only(8, weight_bits=bits, weight_grid=grid)
+    qmodel = pipelines.quantized(model, config)
+    qmodel.student.weight_quantizers["layer"].set_scale(np.full((1, 4), 0.25, np.float32))
+    qmodel.export(tmp_path / "model.tflite")
+    stored = keras_lowbit.load_tflite(tmp_path / "model.tflite")["layer/kernel"].values
+    np.testing.assert_array_equal(stored, simulated_kernels(qmodel)["layer/kernel"])
+
+
 def test_biases_are_those_of_the_model_within_half_a_step(tmp_path: Path) -> None:
     model = networks.randomize(networks.two_outputs(tf_keras))
     qmodel = pipelines.quantized(model, PTQConfig(3, 8, optimize=(), tune_steps=0))

@@ -199,7 +199,11 @@ def test_the_arena_grows_until_the_model_fits(monkeypatch, capfd):
     ("runtime", "shape", "message"),
     [
         ("tflite", (1, 8, 8, 3), "`runtime` must be one of"),
-        ("litert", (1, 8, 8, 4), "`inputs` must be a list of int8 arrays"),
+        (
+            "litert",
+            (1, 8, 8, 4),
+            "`inputs` must be a list of int8 arrays.*it is the file of another",
+        ),
     ],
 )
 def test_unfit_calls_are_refused(runtime, shape, message):
