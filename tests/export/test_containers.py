@@ -315,5 +315,5 @@ def test_folders_are_not_replaced_and_none_is_made_for_a_refused_export(
         by_bits[2].export(tmp_path / "new" / "m.tflite", packing="zip")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(ValueError, match="is no folder: choose another place"):
         by_bits[2].export(tmp_path / "file" / "m.tflite")
