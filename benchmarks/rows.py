@@ -66,6 +66,11 @@ def is_of_today(row: Row) -> bool:
     return not row.get("config") or row.get("results", 1) == RESULTS
 
 
+def mark(row: Row) -> str:
+    """What stands behind a number of a row: ° where its algorithms are older than today's."""
+    return "" if is_of_today(row) else "°"
+
+
 def of_today(read: Callable[[Path], list[Row]]) -> Callable[[Path], list[Row]]:
     """Read likewise, but for rows that are to be measured again."""
     return lambda path: [row for row in read(path) if is_of_today(row)]

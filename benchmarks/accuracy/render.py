@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.accuracy.plan import MIXED, SETTINGS, TASKS
 from benchmarks.intervals import Agreement, bootstrap_interval
 from benchmarks.qat.render import drops as labelled_drops
-from benchmarks.rows import Row, is_of_today, older_rows, states_of_source
+from benchmarks.rows import Row, is_of_today, mark, older_rows, states_of_source
 from benchmarks.study import paper
 from benchmarks.study.grids import VARIABLES
 from benchmarks.study.measured import MISSING, Statistic
@@ -127,4 +127,4 @@ def _beside_paper(setting: str, cells: Sequence[str]) -> list[str]:
 def _interval(row: Row) -> str:
     low, high = bootstrap_interval(Agreement(**row["agreement"]))
     # Losses are negative in the tables above.
-    return f"{points(-100 * high)} to {points(-100 * low)}{'' if is_of_today(row) else '°'}"
+    return f"{points(-100 * high)} to {points(-100 * low)}{mark(row)}"

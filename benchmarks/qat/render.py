@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.qat.plan import CONFIGS, NETWORKS
-from benchmarks.rows import Row, is_of_today
+from benchmarks.rows import Row, is_of_today, mark
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown, points
 from benchmarks.study.tasks import one_task
@@ -35,5 +35,5 @@ def drops(rows: Sequence[Row]) -> str:
 def _text(row: Row) -> str:
     accuracy = row["accuracy"]
     before, after = (100 * (accuracy[n] - accuracy["float"]) for n in ("quantized", "trained"))
-    recipe, older = row["recipe"], "" if is_of_today(row) else "°"
-    return f"{points(before)} to {points(after)} ({recipe['epochs']}){older}"
+    epochs = row["recipe"]["epochs"]
+    return f"{points(before)} to {points(after)} ({epochs}){mark(row)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.intervals import SHARE, Agreement, bootstrap_interval
 from benchmarks.rivals.plan import DEFAULT, MCT, OURS, Cell
-from benchmarks.rows import Row, is_of_today, older_rows, states_of_source
+from benchmarks.rows import Row, mark, older_rows, states_of_source
 from benchmarks.study.measured import MISSING
 from benchmarks.study.tables import markdown, points
 from benchmarks.study.tasks import TASKS
@@ -247,7 +247,7 @@ def _drop_text(row: Row) -> str:
     """In points, e.g. "1.20 [0.70, 1.65]"."""
     agreement = Agreement(**row["agreement"])
     low, high = (points(100 * value) for value in bootstrap_interval(agreement))
-    return f"{points(100 * agreement.drop)} [{low}, {high}]{'' if is_of_today(row) else '°'}"
+    return f"{points(100 * agreement.drop)} [{low}, {high}]{mark(row)}"
 
 
 def _accuracy(row: Row) -> float:

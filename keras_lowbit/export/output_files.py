@@ -20,7 +20,8 @@ def output_paths(
       strip, format, target: as there.
 
     Raises:
-      ValueError: there is no such format, the target does not take it, the path has no stem, or is a folder.
+      ValueError: there is no such format, the target does not take it, the path has no stem, is a folder,
+        or lies in a place that cannot be written to.
     """
     model = pathlib.Path(path)
     if format not in FORMATS:

@@ -120,7 +120,8 @@ def _check_inputs(model: _Model, inputs: Sequence[np.ndarray]) -> int:
     if not fits or len({len(value) for value in inputs}) != 1:
         raise ValueError(
             f"`inputs` must be a list of int8 arrays of shapes [N, *shape], with one N, for the shapes that the file takes, "
-            f"{expected}; if these are not your model's, it is the file of another one. Received: {[(value.dtype.name, value.shape) for value in inputs]}."
+            f"{expected}; if these are not your model's, it is the file of another one. "
+            f"Received: {[(value.dtype.name, value.shape) for value in inputs]}."
         )
     return len(inputs[0])
 
