@@ -85,9 +85,10 @@ def made_up(
     checkpoint = Checkpoint(Path(checkpoint_dir, "synthetic_samples"), fingerprint)
     saved = checkpoint.load("samples")
     if saved is not None:
-        return [saved[0][name] for name in graph.inputs]
+        return [saved[0][f"{name}/samples"] for name in graph.inputs]
     samples = synthesize(graph, count, seed)
-    checkpoint.save("samples", dict(zip(graph.inputs, samples, strict=True)), {"source": SOURCE})
+    values = {f"{name}/samples": x for name, x in zip(graph.inputs, samples, strict=True)}
+    checkpoint.save("samples", values, {"source": SOURCE})
     return samples
 
 

@@ -105,10 +105,24 @@ class Graph:
         source = self[name].inputs[0]
         return self.redirected(name, source, drop=name)
 
+    def without_idle(self) -> Graph:
+        """The graph without the nodes, but inputs, that no output depends on."""
+        needed, waiting = set(self.inputs), list(self.outputs)
+        while waiting:
+            name = waiting.pop()
+            waiting += [source for source in self[name].inputs if source not in needed]
+            needed.add(name)
+        return self._of([node for node in self.nodes if node.name in needed], self.outputs)
+
     def redirected(
-        self, old: str, new: str, drop: str | None = None, keep: str | None = None
+        self,
+        old: str,
+        new: str,
+        drop: str | None = None,
+        keep: str | None = None,
+        outputs: bool = True,
     ) -> Graph:
-        """The graph whose consumers of ``old`` (but ``keep``) and outputs read ``new``."""
+        """The graph whose consumers of ``old`` (but ``keep``), and ``outputs``, read ``new``."""
         nodes = [
             node.replace(inputs=tuple(new if i == old else i for i in node.inputs))
             if node.name != keep
@@ -116,8 +130,8 @@ class Graph:
             for node in self.nodes
             if node.name != drop
         ]
-        outputs = [new if output == old else output for output in self.outputs]
-        return self._of(nodes, outputs)
+        ends = [new if outputs and output == old else output for output in self.outputs]
+        return self._of(nodes, ends)
 
     def _of(self, nodes: Iterable[Node], outputs: Iterable[str]) -> Graph:
         names = (self.output_names, self.named_outputs, self.input_keys)

@@ -23,7 +23,7 @@ from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.bias_correction import correct_biases
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.graph import Graph, build
-from keras_lowbit.preflight import check_before_work
+from keras_lowbit.preflight import check_before_work, check_inputs
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
@@ -102,6 +102,7 @@ def quantize(
     ])  # fmt: skip
     model = load_float_model(model)
     source = read(model)
+    check_inputs(source)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
     owners(config)  # likewise
     data = samples_for(calib_ds, source, config, seed, checkpoint_dir)
@@ -139,12 +140,12 @@ def _four_steps(
     teacher = build(graph)
     student = insert_quantizers(graph, place(graph, config))
     weights, activations = map(first_method, (config.weight_range, config.activation_range))
-    calibrate(student.model, data, weights, activations, seed)
+    dead = calibrate(student.model, data, weights, activations, seed)
     if config.weight_range == "output":
         match_layer_outputs(student, teacher, inputs)
     if config.activation_range == "output":
         match_output(student, inputs)
-    student.make_room_for_biases()
+    student.make_room_for_biases(dead)
     calibrated = student.values()
     check_before_work(model, teacher, student, data)
     # Step 3: unit by unit.
@@ -235,7 +236,8 @@ def _checkpoint(
 ) -> Checkpoint | None:
     if directory is None:
         return None
-    structure = str([(n.name, n.kind, n.inputs, n.shape, str(n.config)) for n in source.nodes])
+    nodes = [(n.name, n.kind, n.inputs, n.shape, str(n.config)) for n in source.nodes]
+    structure = str((nodes, source.inputs, source.outputs))
     weights = [w for node in source.nodes for _, w in sorted(node.weights.items())]
     logging.info("keras_lowbit: checkpoints in %s", directory)
     fingerprint = {

@@ -10,9 +10,31 @@ from absl import logging
 
 from keras_lowbit.export.lower import lower
 from keras_lowbit.export.op_rules import check_program
+from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.insert import Student
 
 SAMPLES_COMPARED = 8
+
+
+def check_inputs(graph: Graph) -> None:
+    """Every input leads somewhere, and its name is free for the layer it will be.
+
+    Raises:
+      ValueError: that is not so.
+    """
+    idle = [n for n in graph.inputs if not graph.consumers(n) and n not in graph.outputs]
+    if idle:
+        raise ValueError(
+            f"No output depends on some inputs: make the model without them. Received: inputs={idle}"
+        )
+    taken = [
+        n for n in graph.inputs if n.startswith("quantized_") and n[len("quantized_") :] in graph
+    ]
+    if taken:
+        raise ValueError(
+            "The layer 'a' gets the name 'quantized_a', so no input may have it beside it: rename one. "
+            f"Received: inputs={taken}"
+        )
 
 
 def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.ndarray]) -> None:
@@ -22,11 +44,6 @@ def check_before_work(model: Any, teacher: Any, student: Student, data: list[np.
       ValueError: one of them is not so.
     """
     graph = student.graph
-    idle = [n for n in graph.inputs if not graph.consumers(n) and n not in graph.outputs]
-    if idle:
-        raise ValueError(
-            f"No output depends on some inputs: make the model without them. Received: inputs={idle}"
-        )
     if student.placement.too_wide():
         logging.warning("keras_lowbit: 16-bit activations can be simulated, not exported.")
     else:

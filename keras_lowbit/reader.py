@@ -30,6 +30,7 @@ _NAME_REFUSED = (
     "it, or the model that it is in, another where it is made, or with Keras 3 by layer.name = 'output_layer'"
 )
 _CALLED_AGAIN = "it is called more than once; give each call a layer or nested model of its own"
+_JOINS = ("Add", "Concatenate")  # of one input, they do nothing
 _MOST_JOINED = 10  # inputs that the CONCATENATION of TFLM takes
 
 
@@ -85,7 +86,8 @@ def read(model: Any) -> Graph:
         )
     of_layers = [tensor._keras_history[0].name for tensor in model.outputs]
     unique = of_layers if len(set(of_layers)) == len(of_layers) else []
-    return Graph(reader.nodes.values(), inputs, outputs, names or unique, bool(names), keys)
+    graph = Graph(reader.nodes.values(), inputs, outputs, names or unique, bool(names), keys)
+    return graph.without_idle()
 
 
 def _check_finite(nodes: Iterable[Node]) -> None:
@@ -175,7 +177,7 @@ class _Reader:
         name = prefix + layer.name
         self._reading = "" if prefix else name
         kind = type(layer).__name__
-        if kind in _DROPPED:
+        if kind in _DROPPED or (kind in _JOINS and len(names) == 1):
             return [names[0]]
         shapes = [self.nodes[source].shape for source in names]
         reason = self._refusal(layer, kind, node_index, prefix, shapes)
@@ -259,9 +261,7 @@ class _Reader:
         return self._add_fused_activation(layer, kind, last, shape)
 
     def _add_fused_activation(self, layer: Any, kind: str, name: str, shape: Any) -> str:
-        if not hasattr(layer, "activation") or kind == "Softmax":
-            return name
-        activation = _activation_name(layer)
+        activation = "linear" if kind == "Softmax" else _activation_name(layer)
         return self._add_activation(f"{name}_{activation}", name, shape, activation)
 
     def _add_activation(self, name: str, source: str, shape: Any, activation: str) -> str:

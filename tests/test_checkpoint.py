@@ -141,6 +141,18 @@ def test_another_structure_is_refused(tmp_path: Path) -> None:
         pipelines.quantized(model, config, networks.samples(model, 48)[0], checkpoint_dir=tmp_path)
 
 
+def test_other_outputs_of_the_same_layers_are_refused(tmp_path: Path) -> None:
+    """A tensor that is an output has other bits."""
+    model = networks.randomize(network(tf_keras))
+    data = networks.samples(model, 48)[0]
+    config = dataclasses.replace(CONFIG, steps=0, tune_steps=0)
+    pipelines.quantized(model, config, data, checkpoint_dir=tmp_path)
+    inner = model.get_layer("first").output
+    with pytest.raises(ValueError, match=r"another run: \['layers'\] differ"):
+        two = tf_keras.Model(model.input, [model.output, inner])
+        pipelines.quantized(two, config, data, checkpoint_dir=tmp_path)
+
+
 def test_parts_come_back_exactly(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "deep" / "folder", {"seed": "0"})
     assert checkpoint.load("unit_000") is None

@@ -77,6 +77,22 @@ def test_a_seed_gives_the_same_samples(
     assert np.abs(data_free.synthesize(graph, 8, seed=4)[0] - made_up[:8]).max() > 1.0
 
 
+def test_inputs_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of parameters of what writes the checkpoint."""
+    monkeypatch.setattr(data_free, "STEPS", 1)
+    monkeypatch.setattr(data_free, "WIDTHS", (64.0,))
+    model = trained()
+    image = tf_keras.Input(model.input.shape[1:], name="file")
+    renamed = tf_keras.Model(image, model(image))
+    runs = [
+        keras_lowbit.quantize(renamed, config=CONFIG, verbose=0, checkpoint_dir=tmp_path)
+        for _ in range(2)
+    ]
+    first, again = (qmodel.student.values() for qmodel in runs)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name], name)
+
+
 def test_it_is_said_wherever_it_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -642,8 +642,36 @@ def test_a_layer_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
 def test_an_input_that_nothing_reads_is_refused(keras: Any) -> None:
     image, idle = keras.Input((4,), name="image"), keras.Input((2,), name="idle")
     model = keras.Model([image, idle], keras.layers.Dense(2)(image))
-    with pytest.raises(ValueError, match="make the model without them. Received: inputs=.*idle"):
+    for config in (RANGES, dataclasses.replace(RANGES, input_bits=4)):
+        with pytest.raises(
+            ValueError, match="make the model without them. Received: inputs=.*idle"
+        ):
+            pipelines.quantized(model, config)
+
+
+def test_an_input_named_as_a_layer_will_be_is_refused() -> None:
+    image = tf_keras.Input((4,), name="quantized_a")
+    model = tf_keras.Model(image, tf_keras.layers.Dense(2, name="a")(image))
+    with pytest.raises(ValueError, match=r"rename one. Received: inputs=\['quantized_a'\]"):
         pipelines.quantized(model, RANGES)
+
+
+def test_an_output_may_be_given_twice(tmp_path: Path) -> None:
+    series = tf_keras.Input((8, 3))
+    tensor = tf_keras.layers.Conv1D(4, 3, name="series")(series)
+    model = tf_keras.Model(series, [tensor, tf_keras.layers.Dropout(0.1)(tensor)])
+    qmodel = pipelines.quantized(model, RANGES)
+    assert len(set(qmodel.to_program().outputs)) == 1
+    pipelines.prove(qmodel, tmp_path)
+
+
+def test_samples_without_an_axis_are_not_altered(tmp_path: Path) -> None:
+    number = tf_keras.Input(())
+    model = tf_keras.Model(number, tf_keras.layers.Dense(3)(tf_keras.layers.Reshape((1,))(number)))
+    data = np.linspace(-1, 1, 64, dtype=np.float32)
+    pipelines.prove(pipelines.quantized(model, PTQConfig(steps=2, tune_steps=2), data), tmp_path)
+    with pytest.raises(ValueError, match="Use 'auto', which fits all.*augment='mixup'"):
+        pipelines.quantized(model, PTQConfig(augment="mixup"), data)
 
 
 def test_a_model_made_with_a_variable_of_ones_own_is_loaded(tmp_path: Path) -> None:

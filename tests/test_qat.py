@@ -143,6 +143,41 @@ def test_relative_adam_of_another_model_is_refused() -> None:
         keras_lowbit.RelativeAdam(qmodel.model)
 
 
+@pytest.mark.parametrize(
+    "made", [lambda qmodel: "sgd", lambda qmodel: keras_lowbit.RelativeAdam(qmodel)]
+)
+def test_what_is_frozen_stays(made: Any) -> None:
+    qmodel, x, labels = quantized()
+    names, values = [weight.name for weight in qmodel.model.weights], qmodel.model.get_weights()
+    qmodel.model.get_layer("quantized_first").trainable = False
+    assert not any(w.name.startswith("first/") for w in qmodel.model.trainable_weights)
+    assert [weight.name for weight in qmodel.model.weights] == names
+    qmodel.model.set_weights(values)
+    before = qmodel.student.values()
+    qmodel.model.compile(made(qmodel), "sparse_categorical_crossentropy")
+    qmodel.model.fit(x, labels, verbose=0)
+    after = qmodel.student.values()
+    moved = {name for name, value in after.items() if np.any(value != before[name])}
+    assert {"last/kernel", "last/bias", "last/kernel_scale"} <= moved
+    assert not {"first/kernel", "first/bias", "first/kernel_scale"} & moved
+
+
+def test_relative_adam_trains_a_new_head_alone() -> None:
+    qmodel, x, labels = quantized()
+    base = tf_keras.Model(qmodel.model.input, qmodel.student.tensor("flat"), trainable=False)
+    head = tf_keras.layers.Dense(2, activation="softmax", name="head")
+    model = tf_keras.Sequential([base, head])
+    model.build(x.shape)
+    before, start = qmodel.student.values(), head.get_weights()[0]
+    model.compile(keras_lowbit.RelativeAdam(qmodel, 0.01), "sparse_categorical_crossentropy")
+    model.fit(x, labels, batch_size=len(x), verbose=0)
+    assert np.abs(head.get_weights()[0] - start).max() == pytest.approx(
+        0.01, rel=1e-3
+    )  # as by Adam
+    for name, value in qmodel.student.values().items():
+        np.testing.assert_array_equal(value, before[name], name)
+
+
 def test_relative_adam_counts_every_value_in_its_own_unit() -> None:
     qmodel, x, labels = quantized()
     before = qmodel.student.values()

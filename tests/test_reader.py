@@ -11,6 +11,7 @@ from typing import Any
 import keras as keras3
 import networks
 import numpy as np
+import pipelines
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -462,3 +463,33 @@ def test_importing_changes_nothing_global(touch_first: bool) -> None:
     ])  # fmt: skip
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-400:]
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+def test_what_no_output_depends_on_is_left_out(keras: Any) -> None:
+    layers = keras.layers
+    start, other = keras.Input((6, 6, 2)), keras.Input((4,))
+    features = layers.Conv2D(4, 3, name="features")(start)
+    ends = [features, layers.Conv2D(2, 1, name="unused")(features), layers.Dense(3)(other)]
+    inner = keras.Model([start, other], ends, name="inner")
+    image, idle = keras.Input((6, 6, 2), name="image"), keras.Input((4,), name="idle")
+    model = keras.Model([image, idle], layers.Flatten(name="flat")(inner([image, idle])[0]))
+    graph = read(model)
+    assert [node.name for node in graph.nodes] == ["image", "idle", "inner_features", "flat"]
+    with pytest.raises(ValueError, match=r"make the model without them.*\['idle'\]"):
+        pipelines.quantized(model, pipelines.ranges_only(8))
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+def test_joins_of_one_tensor_do_nothing(keras: Any) -> None:
+    image = keras.Input((5,), name="image")
+    tensor = image
+    for join in (keras.layers.Add(), keras.layers.Concatenate()):
+        tensor = join([keras.layers.Dense(4)(tensor)])
+    model = keras.Model(image, tensor)
+    graph = read(model)
+    assert [node.kind for node in graph.nodes] == ["Input", "Dense", "Dense"]
+    inputs = networks.samples(model)
+    np.testing.assert_allclose(
+        networks.outputs(build(graph), inputs)[0], networks.outputs(model, inputs)[0], atol=1e-6
+    )

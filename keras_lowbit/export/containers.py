@@ -19,6 +19,7 @@ TARGETS = ("tflm", "litert", "ethos-u")
 
 # LiteRT's default kernels refuse larger rescaling factors, and may abort the process on the way.
 _LARGEST_XNNPACK_FACTOR = 256
+LARGEST_BIAS_STEP = 4.0  # in steps of the output: a packed bias is two off at most
 
 
 def check_options(packing: str, strip: str, target: str) -> None:
@@ -66,6 +67,10 @@ def choose_containers(
     """
     program = lower({})
     choices = {layer: _choices(program, layer, packing, target) for layer in kernel_names(program)}
+    steps = _factors(program)
+    for layer, names in choices.items():
+        fine = LARGEST_BIAS_STEP / steps[layer]
+        names[1:] = [name for name in names[1:] if 2 ** (8 - INTEGER_BITS[name]) <= fine]
     # Integers that fit the narrowest container fit the others too, and sizes are the same.
     trial = lower({k: min(names, key=INTEGER_BITS.__getitem__) for k, names in choices.items()})
     elements = {k: math.prod(trial.tensors[name].shape) for k, name in kernel_names(trial).items()}
@@ -94,7 +99,7 @@ def choose_containers(
     unfit = _beyond_xnnpack(lower(chosen)) if target == "litert" else []
     if unfit:
         raise ValueError(
-            "LiteRT's default kernels take input scale times weight scale below "
+            "LiteRT's default kernels take input scale times weight scale, or the scale of a summand, below "
             f"{_LARGEST_XNNPACK_FACTOR} times the output scale: calibrate on data that excites these "
             f"layers, or use target='tflm'. Received: layers {unfit}"
         )
@@ -140,14 +145,22 @@ def runtimes_for(blob: bytes, program: Program) -> tuple[str, ...]:
 
 def _beyond_xnnpack(program: Program) -> list[str]:
     """The layers whose rescaling factors LiteRT's default kernels refuse."""
-    kernels, names = kernel_names(program).values(), []
+    return [name for name, factor in _factors(program).items() if factor >= _LARGEST_XNNPACK_FACTOR]
+
+
+def _factors(program: Program) -> dict[str, float]:
+    """The largest step of what a layer sums up, in steps of its output, by layer."""
+    kernels, factors = kernel_names(program).values(), {}
     for op in program.ops:
+        scales = [
+            np.array(program.tensors[name].scale, np.float32)
+            for name in (*op.inputs[:2], op.outputs[0])
+        ]
         if len(op.inputs) > 1 and op.inputs[1] in kernels:
-            tensors = (program.tensors[name] for name in (*op.inputs[:2], op.outputs[0]))
-            source, weights, target = (np.array(tensor.scale, np.float32) for tensor in tensors)
-            if np.max(source * weights / target) >= _LARGEST_XNNPACK_FACTOR:
-                names.append(op.name)
-    return names
+            factors[op.name] = float(np.max(scales[0] * scales[1] / scales[2]))
+        elif op.kind == "ADD":
+            factors[op.name] = float(np.max(np.maximum(scales[0], scales[1]) / scales[2]))
+    return factors
 
 
 def _fits(program: Program, layer: str, container: str, target: str) -> bool:

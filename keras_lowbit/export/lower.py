@@ -152,7 +152,10 @@ class _Lowering:
 
     def _external(self, name: str) -> str:
         """The model output of a node, in the shape the caller's model gives it."""
-        return self._reshaped(f"{name}/output", self.where[name], (1, *self.graph[name].shape))
+        out = f"{name}/output"
+        if out in self.tensors:  # given twice
+            return out
+        return self._reshaped(out, self.where[name], (1, *self.graph[name].shape))
 
     def input(self, node: Node) -> None:
         """Below 8 bits the caller's codes saturate at the top and a QUANTIZE clamps the bottom."""

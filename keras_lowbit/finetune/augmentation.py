@@ -94,12 +94,13 @@ def _resolved(name: str, graph: Graph) -> str:
     if name == "auto":
         suited = {_suited(node.shape) for node in nodes}
         name = suited.pop() if len(suited) == 1 else "mixup"
+        name = name if all(node.shape for node in nodes) else "none"
     axes = 0 if name == "none" else _BY_NAME[name][1]
     for node in nodes:
         if len(node.shape) < axes:
             raise ValueError(
                 f"`augment` does not fit the input {node.name!r}: {name!r} needs samples of at least "
-                f"{axes} axes. Use 'auto' or 'mixup', which fit all, or 'none'. "
+                f"{axes} axes. Use 'auto', which fits all, or 'none'. "
                 f"Received: augment={name!r}, samples of shape {node.shape}"
             )
         if name == "series" and node.shape[0] < SHORTEST:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_lowbit._keras import keras
 from keras_lowbit.finetune.end_to_end import SLOWER, output_span
+from keras_lowbit.quantizers.tensor_quantizers import LOG_FACTOR
 
 if TYPE_CHECKING:
     from keras_lowbit.quantized_model import QuantizedModel
@@ -61,10 +62,12 @@ class RelativeAdam(keras.optimizers.Adam):
 
     def build(self, var_list: Any) -> None:
         """Make the variables of Adam for these variables of a model."""
-        if not any(self._unit_of(variable.ref()) is not None for variable in var_list):
+        strange = [variable for variable in var_list if self._unit_of(variable.ref()) is None]
+        foreign = [variable.name for variable in strange if LOG_FACTOR in variable.name]
+        if foreign:
             raise ValueError(
                 "RelativeAdam was made for another quantized model, and would be plain Adam here: make it from "
-                f"the one whose `model` is trained. Received: {[variable.name for variable in var_list][:4]}"
+                f"the one whose `model` is trained. Received: {foreign[:4]}"
             )
         super().build(var_list)
 

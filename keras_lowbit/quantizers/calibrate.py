@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_lowbit.config import RANGE_METHODS, TensorSpec
 from keras_lowbit.quantizers.quantize_configs import input_ranges_of_tfmot, quantizers_of
 from keras_lowbit.quantizers.ranges import activation_range, weight_scale
+from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
 
 SAMPLED_VALUES = 2**16
 BATCH = 128
@@ -45,7 +46,7 @@ def calibrate(
     weight_range: str = "mse",
     activation_range_method: str = "mse",
     seed: int = 0,
-) -> None:
+) -> list[ActivationQuantizer]:
     """Set the scales and zero points of the quantizers of this package that have none yet.
 
     Args:
@@ -55,6 +56,9 @@ def calibrate(
       weight_range: "mse" or "minmax".
       activation_range_method: "mse" or "minmax".
       seed: of the sample of activation values that "mse" looks at (2^16 a tensor).
+
+    Returns:
+      Quantizers of tensors that were nothing but zero. Their scale is 1, for want of another.
 
     Raises:
       ValueError: no such method, or the model gave NaN or infinite activations.
@@ -94,6 +98,7 @@ def calibrate(
             model(batch, training=False)
     for quantizer, observer in zip(waiting, observers, strict=True):
         _set_range(quantizer, observer, activation_range_method)
+    return [q for q, seen in zip(waiting, observers, strict=True) if seen.low == seen.high == 0]
 
 
 def _batches(inputs: list[np.ndarray]) -> Iterator[Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from keras_lowbit.checkpoint import digest
 from keras_lowbit.graph import Graph, Node, build, role_of
 from keras_lowbit.layer_table import FIXED_RANGE, LAYERS
-from keras_lowbit.quantizers.placement import Placement, lowest_code
+from keras_lowbit.quantizers.placement import Placement, fused_relu, lowest_code, readers_of
 from keras_lowbit.quantizers.quantize_configs import quantize_layer, wrap_layer
 from keras_lowbit.quantizers.tensor_quantizers import (
     ActivationQuantizer,
@@ -20,6 +22,7 @@ from keras_lowbit.quantizers.tensor_quantizers import (
 
 # In int32 codes; a quarter of what the exporter allows, since tuning moves scales and biases.
 LARGEST_BIAS = 2.0**28
+BIAS_STEPS = 64  # of a bias behind a dead tensor, to a step of the output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +61,20 @@ class Student:
         named: dict[str, Any] = {f"{name}/kernel_scale": weight for name, weight in weights}
         return named | {f"{name}/output_scale": activation for name, activation in activations}
 
-    def make_room_for_biases(self) -> None:
+    def make_room_for_biases(self, dead: Iterable[ActivationQuantizer] = ()) -> None:
         """Raise weight scales, of dead channels mostly, whose int32 bias would overflow.
 
         The bias of a channel is stored in units of input scale times weight scale. Weights so small
-        beside their bias round to zero on any grid of the output.
+        beside their bias round to zero on any grid of the output. Any scale would do for tensors that
+        are ``dead``, of nothing but zeros, but it must not be coarse beside what their readers give.
         """
+        names = {id(q): name for name, q in self.activation_quantizers.items()}
+        groups = [names[id(quantizer)] for quantizer in dead]
+        for group in reversed(groups):  # a reader may be dead too
+            logging.warning("keras_lowbit: %s is zero in all calibration samples", group)
+            steps = self._steps_of_readers(group)
+            if steps:
+                self.activation_quantizers[group].set_scale(min(steps))
         for name, bias in self.biases.items():
             quantizer = self.weight_quantizers[name]
             source = self.activation_quantizers[self.placement.inputs[name]].scale()
@@ -71,6 +82,18 @@ class Student:
             unit = source.numpy() * LARGEST_BIAS / 2.0 ** (8 - quantizer.spec.bits)
             least = np.abs(bias.numpy()).reshape(scale.shape) / unit
             quantizer.set_scale(np.maximum(scale, least.astype(np.float32)))
+
+    def _steps_of_readers(self, group: str) -> list[float]:
+        """How fine a group's scale has to be for each of its readers: as their outputs, or their biases."""
+        steps = []
+        heads = [head for head in self.placement.heads if self.placement.groups[head] == group]
+        for node in (node for head in heads for node in readers_of(self.graph, head)):
+            end = fused_relu(self.graph, node) or node
+            step = float(self.activation_quantizers[self.placement.groups[end.name]].scale())
+            if node.name in self.weight_quantizers:
+                step /= BIAS_STEPS * float(np.max(self.weight_quantizers[node.name].scale()))
+            steps.append(step)
+        return steps
 
     def values(self) -> dict[str, np.ndarray]:
         """A copy of the values of :meth:`variables` and :meth:`scales`, float32."""

@@ -128,8 +128,10 @@ def lowest_code(graph: Graph, placement: Placement, group: str) -> int:
 
 
 def _behind(graph: Graph, node: Node, name: str) -> Graph:
+    while name in graph:
+        name = f"{name}_1"
     graph = graph.updated(Node(name, "Quantize", (node.name,), node.shape))
-    return graph.redirected(node.name, name, keep=name)
+    return graph.redirected(node.name, name, keep=name, outputs=False)
 
 
 def _sources(graph: Graph) -> dict[str, str]:
@@ -142,18 +144,18 @@ def _sources(graph: Graph) -> dict[str, str]:
     return source
 
 
-def _readers(graph: Graph, name: str) -> list[Node]:
+def readers_of(graph: Graph, name: str) -> list[Node]:
     """The nodes that read the tensor ``name``, directly or on the same grid."""
     readers = []
     for node in graph.consumers(name):
         info = LAYERS[node.kind]
-        readers += _readers(graph, node.name) if info.keeps_grid or info.averages else [node]
+        readers += readers_of(graph, node.name) if info.keeps_grid or info.averages else [node]
     return readers
 
 
 def _bits_wanted(graph: Graph, name: str, config: PTQConfig) -> int | None:
     """Bits that the convolutions and dense layers behind ``name`` want; None if there are none."""
-    readers = [node for node in _readers(graph, name) if has_kernel(node.kind)]
+    readers = [node for node in readers_of(graph, name) if has_kernel(node.kind)]
     return max((_layer_bits(graph, node, config)[1] for node in readers), default=None)
 
 
@@ -193,7 +195,7 @@ def _activation_spec(
         )
     if any(node.kind in FIXED_RANGE for node in nodes):
         return TensorSpec(8, symmetric=False, unsigned=True)
-    logits = any(n.kind in FIXED_RANGE for name in members for n in _readers(graph, name))
+    logits = any(n.kind in FIXED_RANGE for name in members for n in readers_of(graph, name))
     if logits or any(source[name] in members for name in graph.outputs):
         return TensorSpec(max(8, config.linear_activation_bits), False, (), unsigned)
     if any(node.kind == "Input" for node in nodes):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_lowbit._keras import keras, tfmot_imported_quietly
 from keras_lowbit.checks import plain_number
@@ -107,6 +108,21 @@ class LowBitQuantizeConfig(QuantizeConfig):
         }
 
 
+class _Wrapper(QuantizeWrapperV2):
+    """tfmot's, whose kernel and bias are trained even where the layer is not ``trainable``."""
+
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        return super().trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        weights = super().non_trainable_weights
+        if not self.trainable:
+            weights = self._dedup_weights(super().trainable_weights + weights)
+        return weights
+
+
 def wrap_layer(
     layer: Any, weights: TensorSpec | None, output_quantizer: OutputQuantizer | None
 ) -> tuple[Any, LowBitQuantizeConfig]:
@@ -118,7 +134,7 @@ def wrap_layer(
     if weights:
         config = LowBitQuantizeConfig(weights.bits, None, weight_grid=weights.grid)
     config.output_quantizer = output_quantizer
-    wrapper = QuantizeWrapperV2(layer, config, name_prefix="quantized_", dtype="float32")
+    wrapper = _Wrapper(layer, config, name_prefix="quantized_", dtype="float32")
     return wrapper, config
 
 

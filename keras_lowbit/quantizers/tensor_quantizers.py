@@ -27,6 +27,7 @@ with tfmot_imported_quietly():
 
 Rule = Callable[[tf.Tensor], tf.Tensor]
 NOT_CALIBRATED = keras.initializers.Constant(float("nan"))
+LOG_FACTOR = "log_factor"  # how the names of these variables end
 LARGEST_LOG_FACTOR = 4.0  # 55 times the scale, or a 55th
 
 
@@ -86,7 +87,7 @@ def _log_factor(layer: Any, name: str, shape: tuple[int, ...]) -> tf.Variable:
     wrapper come before the bias or behind it, as the layer inside was built first or not, and
     weights could not be set by their position."""
     owner = getattr(layer, "layer", layer)
-    return owner.add_weight(f"{name}_log_factor", shape=shape, initializer="zeros")
+    return owner.add_weight(f"{name}_{LOG_FACTOR}", shape=shape, initializer="zeros")
 
 
 @keras.utils.register_keras_serializable(package="keras_lowbit")

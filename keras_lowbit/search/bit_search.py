@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from keras_lowbit.search.budget import Budget, BudgetError
 from keras_lowbit.search.choice import candidates, with_bits
 from keras_lowbit.search.file_sizes import FileSizes
 from keras_lowbit.search.sensitivity import measure
-from keras_lowbit.search.solver import Limit, solve
+from keras_lowbit.search.solver import Limit, Pair, solve
 
-ROUNDS = 16  # most choices that are looked at for one budget
+ROUNDS = 16  # most choices that are looked at for one budget, and most ways to a smaller arena
 
 Bits = Mapping[str, int]
 
@@ -83,6 +84,7 @@ class BitSearch:
         self.sizes = FileSizes(self.graph, config, self.widths)
         self._flash: dict[tuple[int, ...], int] = {}
         self._prediction: Limit | None = None
+        self._unpacked = 0  # bytes of the arena
         self._alone: dict[tuple[str, int], int] = {}
 
     def choice(self, bits: Bits, with_flash: bool = True) -> Choice:
@@ -107,31 +109,40 @@ class BitSearch:
         """The choice of least harm within a budget.
 
         The arena is no sum over layers: it is measured for the choice, and while it is too large, the
-        layer that takes most of it when packed may not have these bits.
+        layers that are too large by themselves may not have these bits; where none is, the one that takes
+        most of it when packed, or, if the other limits then cannot be kept, the next one.
 
         Raises:
-          BudgetError: no choice keeps the budget; the message says the least that can be reached.
+          BudgetError: no choice was found that keeps the budget; the message says the least there was.
         """
-        forbidden: set[tuple[str, int]] = set()
-        most_arena = budget.limits().get("arena", math.inf)
-        unpacked = 0
-        while True:
-            bits = self._best(budget, forbidden)
-            arena = 0 if budget.arena is None else self.sizes.arena(bits)
-            if arena <= most_arena:
-                return self.choice(bits, budget.flash is not None)
-            unpacked = unpacked or self.sizes.arena(bits, packed=())
-            alone = {name: self._arena_alone(name, bits) for name in self.sizes.containers(bits)}
-            too_large = {(n, bits[n]) for n, size in alone.items() if size > most_arena}
-            most = max(alone, key=alone.__getitem__, default=None)
-            if most is None or unpacked > most_arena:
-                raise BudgetError(
-                    "The arena is too small even with all weights left in flash. "
-                    f"Received: arena={budget.arena}; the smallest that can be reached is {unpacked}"
-                )
-            forbidden |= too_large or {(most, bits[most])}
+        return self._within(budget, frozenset(), iter(range(ROUNDS)))
 
-    def _best(self, budget: Budget, forbidden: Set[tuple[str, int]]) -> dict[str, int]:
+    def _within(self, budget: Budget, forbidden: Set[Pair], retries: Iterator[int]) -> Choice:
+        most_arena = budget.limits().get("arena", math.inf)
+        bits = self._best(budget, forbidden)
+        arena = 0 if budget.arena is None else self.sizes.arena(bits)
+        if arena <= most_arena:
+            return self.choice(bits, budget.flash is not None)
+        unpacked = self._unpacked = self._unpacked or self.sizes.arena(bits, packed=())
+        alone = {name: self._arena_alone(name, bits) for name in self.sizes.containers(bits)}
+        if not alone or unpacked > most_arena:
+            raise BudgetError(
+                "The arena is too small even with all weights left in flash. "
+                f"Received: arena={budget.arena}; the smallest that can be reached is {unpacked}"
+            )
+        too_large = {(n, bits[n]) for n, size in alone.items() if size > most_arena}
+        if too_large:
+            return self._within(budget, forbidden | too_large, retries)
+        first, *others = sorted(alone, key=alone.__getitem__, reverse=True)
+        try:
+            return self._within(budget, forbidden | {(first, bits[first])}, retries)
+        except BudgetError:
+            for name, _ in zip(others, retries, strict=False):
+                with contextlib.suppress(BudgetError):
+                    return self._within(budget, forbidden | {(name, bits[name])}, retries)
+            raise
+
+    def _best(self, budget: Budget, forbidden: Set[Pair]) -> dict[str, int]:
         """The choice of least harm within all limits but the arena's.
 
         Sums are kept exactly. Bytes of files are predicted, measured and predicted better, up to 16 times:
@@ -183,9 +194,11 @@ class BitSearch:
         for name, limit in budget.limits().items():
             reached = getattr(cheapest, name, 0)
             if reached > limit:
-                more = " or more, for the arena's sake" * (budget.arena is not None)
+                least_of = (
+                    "can be reached" if budget.arena is None else "was tried for the arena's sake"
+                )
                 raise BudgetError(
-                    f"The budget cannot be kept. The smallest `{name}` that can be reached is {reached}{more}, "
+                    f"The budget cannot be kept. The smallest `{name}` that {least_of} is {reached}, "
                     f"with bits {least}; raise the limit, or allow fewer bits. "
                     f"Received: {budget.limits()}"
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from fractions import Fraction
 from typing import Any
 
 from keras_lowbit.checks import plain_number
@@ -64,7 +65,7 @@ def _bytes_of(name: str, size: Any) -> int | None:
     if size is None:
         return None
     written = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
-    count = float(written[1]) * _UNITS[written[2]] if written else plain_number(size)
+    count = Fraction(written[1]) * _UNITS[written[2]] if written else plain_number(size)
     if not (_is_number(count) and count >= 1):
         raise ValueError(
             f"`{name}` must be one byte or more: a number, or a string of a number and one of "
@@ -74,4 +75,8 @@ def _bytes_of(name: str, size: Any) -> int | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float, Fraction))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )

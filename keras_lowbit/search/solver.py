@@ -78,13 +78,20 @@ def solve(
     objective = np.array([[harm[layer][bits] for layer, bits in pairs]])
     # HiGHS stops at an absolute gap of 1e-6, far below any difference that matters at this scale.
     objective = _wider(1e6 * objective / (objective.max() or 1.0), len(shared))
-    result = milp(
-        objective[0], integrality=np.ones(objective.size), bounds=Bounds(0, 1),
-        constraints=constraints, options={"mip_rel_gap": 0.0},
-    )  # fmt: skip
-    if result.x is None:
-        return None
-    return dict(pair for pair, value in zip(pairs, result.x, strict=False) if value > 0.5)
+    while True:
+        result = milp(
+            objective[0], integrality=np.ones(objective.size), bounds=Bounds(0, 1),
+            constraints=constraints, options={"mip_rel_gap": 0.0},
+        )  # fmt: skip
+        if result.x is None:
+            return None
+        chosen = result.x[: len(pairs)] > 0.5
+        bits = dict(pair for pair, one in zip(pairs, chosen, strict=True) if one)
+        if all(limit.cost(bits) <= limit.most for limit in limits):
+            return bits
+        # HiGHS keeps limits to about 1e-6 of their largest cost: all but this choice, then.
+        again = _wider(chosen[np.newaxis].astype(float), len(shared))
+        constraints.append(LinearConstraint(again, -np.inf, len(harm) - 1))
 
 
 def _wider(rows: np.ndarray, columns: int) -> np.ndarray:

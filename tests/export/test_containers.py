@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,25 @@ def test_a_grid_without_zero_needs_a_bit_more() -> None:
         qmodel.to_program({"layer": "int4"})
 
 
+def test_a_bias_that_would_be_too_coarse_is_not_packed() -> None:
+    """Steps of the sum, in codes of four bits, are 3.9 and 4.1 steps of the output."""
+
+    def lower(containers: Mapping[str, str]) -> Program:
+        build = Builder(0, 8)
+        source = build.input((1, 64), 1.0, 0)
+        names = []
+        for index, scale in enumerate((1 / 3.9, 1 / 4.1)):
+            shift = 0 if f"layer_{index}" in containers else 4
+            codes = np.resize(np.arange(-7 + index, 8), (4, 64)).astype(np.int8) * np.int8(2**shift)
+            step = np.full(4, 2.0**-shift, np.float32)
+            weights = build.constant(codes, step, bits=4, shift=shift)
+            names.append(build.activation((1, 4), scale, 0))
+            build.apply("FULLY_CONNECTED", (source, weights), names[-1])
+        return build.program(*names)
+
+    assert choose_containers(lower, "int4", "none", "litert") == {"layer_0": "int4"}
+
+
 def test_what_xnnpack_refuses_is_not_exported_for_litert_nor_run_there() -> None:
     """It refuses factors of 256, or aborts the process."""
     build = Builder(0, 8)
@@ -223,6 +242,21 @@ def test_what_xnnpack_refuses_is_not_exported_for_litert_nor_run_there() -> None
     )  # fmt: skip
     assert "litert" in runtimes_for(flatbuffer.write(fitting), fitting)
     runtimes.run(flatbuffer.write(fitting), "litert", inputs)
+
+
+def test_sums_that_xnnpack_gets_wrong_are_not_exported_for_litert(tmp_path: Path) -> None:
+    left, right = tf_keras.Input((8, 8, 3)), tf_keras.Input((8, 8, 3))
+    model = tf_keras.Model(
+        [left, right], tf_keras.layers.ReLU(6.0)(tf_keras.layers.Add(name="sum")([left, right]))
+    )
+    data = [3000 * x for x in networks.samples(model, 32)]
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(8), data)
+    with pytest.raises(ValueError, match=r"scale of a summand.*Received: layers \['sum'\]"):
+        qmodel.export(tmp_path / "m.tflite", target="litert")
+    qmodel.export(tmp_path / "m.tflite")
+    report = qmodel.verify(tmp_path / "m.tflite", data)
+    assert report.ok
+    assert "litert" not in report.runtimes
 
 
 def test_the_side_car(by_bits: dict[int, QuantizedModel], tmp_path: Path) -> None:

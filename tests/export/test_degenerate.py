@@ -12,6 +12,7 @@ import pytest
 import tf_keras
 
 import keras_lowbit
+from keras_lowbit import PTQConfig
 from keras_lowbit.export import runtimes
 from keras_lowbit.export.containers import PACKINGS
 
@@ -108,3 +109,26 @@ def test_answers_that_do_not_differ_are_refused_with_advice() -> None:
     model.set_weights([w * 1e-12 for w in networks.randomize(model).get_weights()])
     with pytest.raises(ValueError, match="last_softmax.*train first, or leave the softmax out"):
         pipelines.quantized(model, pipelines.ranges_only(8))
+
+
+@needs_tflm
+@pytest.mark.parametrize("packing", ["int8", "auto"])
+def test_biases_behind_a_tensor_of_zeros_are_kept(
+    packing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are stored in steps of its scale, which nothing decides; two such tensors in a row."""
+    calls = (
+        lambda k: k.Conv2D(4, 3, activation="relu", name="dead"), lambda k: k.Conv2D(4, 3, name="dead_too"),
+        lambda k: k.ReLU(name="dead_relu"), lambda k: k.Conv2D(4, 1, name="after"),
+    )  # fmt: skip
+    model = networks.randomize(networks.chain((8, 8, 3), *calls)(tf_keras))
+    for name in ("dead", "dead_too"):
+        model.get_layer(name).bias.assign([-50.0] * 4)
+    model.get_layer("after").bias.assign([0.03, -0.02, 0.05, 0.01])
+    with caplog.at_level("WARNING", logger="absl"):
+        qmodel = pipelines.quantized(model, PTQConfig(optimize=(), tune_steps=0))
+    assert "dead_relu is zero in all calibration samples" in caplog.text
+    qmodel.export(tmp_path / "m.tflite", packing=packing)
+    report = qmodel.verify(tmp_path / "m.tflite", networks.samples(model, 8)[0])
+    assert report.ok
+    assert report.runtimes["tflm"].simulation_difference <= 1

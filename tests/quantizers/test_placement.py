@@ -182,3 +182,26 @@ def test_fixed_ranges_cannot_be_concatenated() -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"range TFLite fixes.*gate_sigmoid"):
         placed(network(tf_keras), W3A5)
+
+
+def test_an_output_keeps_the_grid_of_the_pool_that_a_layer_reads_in_few_bits() -> None:
+    layers = tf_keras.layers
+    image = tf_keras.Input((8, 8, 3))
+    pool = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(4, 3, activation="relu")(image))
+    model = tf_keras.Model(image, [layers.Dense(3, name="last")(pool), pool])
+    graph, placement = placed(model, PTQConfig.uniform(4))
+    assert graph.outputs == ("last", "pool")
+    assert placement.activations[placement.inputs["last"]].bits == 4
+    assert placement.activations[placement.groups["pool"]].bits == 8
+
+
+def test_a_name_that_is_taken_is_not_given_again() -> None:
+    layers = tf_keras.layers
+    image = tf_keras.Input((8, 8, 3))
+    pool = layers.AveragePooling2D(name="pool")(layers.Conv2D(4, 3)(image))
+    graph, placement = placed(
+        tf_keras.Model(image, layers.Conv2D(4, 1, name="pool_4bit")(pool)), PTQConfig.uniform(4)
+    )
+    assert graph["pool_4bit"].kind == "Conv2D"
+    assert graph["pool_4bit"].inputs == ("pool_4bit_1",)
+    assert placement.activations[placement.inputs["pool_4bit"]].bits == 4

@@ -86,6 +86,17 @@ def test_near_the_best_of_all_roundings() -> None:
     assert better >= 7
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+def test_the_penalty_is_a_number_to_the_end(warmup: float) -> None:
+    variable = AdaRound(warmup=warmup)
+    state = variable.init(tf.constant([[0.1, 0.4]]), grid_of(4))
+    for progress in (0.0, 0.5, 1.0):
+        with tf.GradientTape() as tape:
+            penalty = variable.penalty(state, tf.constant(progress))
+        assert np.isfinite(tape.gradient(penalty, state["logits"])).all()
+        assert (penalty.numpy() > 0) == (progress >= warmup)
+
+
 # The error found over the least there is, of 36 output channels: their median, the worst, and the
 # worst of a layer. Measured: 1.05, 4.5 and 1.33. Of nearest rounding, 1.2 to 1.7, 6.0 to 8.0 and
 # 1.9 to 3.3.

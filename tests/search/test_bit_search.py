@@ -120,6 +120,25 @@ def test_harm_is_what_a_classifier_makes_of_it_behind_its_average() -> None:
 
 
 @needs_tflm
+def test_an_arena_is_kept_by_other_layers_than_the_largest() -> None:
+    """Three layers are packed, each small enough: less flash than there is would be left without the largest of them."""
+    layers = (
+        lambda k: k.Conv2D(16, 3, activation="relu", name="a"), lambda k: k.Conv2D(20, 3, activation="relu", name="b"),
+        lambda k: k.Conv2D(48, 1, activation="relu", name="c"), lambda k: k.Flatten(),
+    )  # fmt: skip
+    network = networks.chain((6, 6, 8), *layers, lambda k: k.Dense(4, name="d"))
+    model = networks.randomize(network(tf_keras))
+    data = networks.samples(model, 48)[0]
+    search = BitSearch(read(model), {"image": data}, uneven.RANGES_ONLY, (2, 8))
+    bits = {"a": 2, "b": 2, "c": 8, "d": 8}
+    budget = Budget(flash=search.flash(bits), arena=search.sizes.arena(bits))
+    found = search.within(budget)
+    assert found.bits == bits
+    with pytest.raises(ValueError, match="smallest `flash` that was tried for the arena's sake is"):
+        search.within(Budget(flash=budget.flash - 64, arena=budget.arena))
+
+
+@needs_tflm
 def test_arena(search: BitSearch) -> None:
     """Tables of a dense layer are expanded in RAM; with 8 bits it stays in flash."""
     two_bits = search.within(Budget(average_weight_bits=2.0))

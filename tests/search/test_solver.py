@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,18 @@ def test_as_good_as_trying_everything(
         assert sum(harm[n][b] for n, b in found.items()) == pytest.approx(
             min(tried), rel=1e-9, abs=1e-9 * largest
         )
+
+
+def test_limits_of_large_odd_numbers_are_kept() -> None:
+    """The solver itself keeps them but for a millionth."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        harm = {f"layer_{i}": dict(zip(WIDTHS, generator.random(4), strict=True)) for i in range(6)}
+        costs = {n: {b: int(generator.integers(10**9)) for b in WIDTHS} for n in harm}
+        kept = {n: int(generator.choice(WIDTHS)) for n in harm}
+        limit = Limit(costs, sum(costs[n][b] for n, b in kept.items()) - 1)
+        found = solve(harm, [limit])
+        assert found is None or limit.cost(found) <= limit.most
 
 
 def test_no_layers() -> None:

@@ -60,7 +60,7 @@ class AdaRound(OptimizationVariable):
         return _between(tensor, grid, _rectified_sigmoid(state["logits"]))
 
     def penalty(self, state: State, progress: tf.Tensor) -> tf.Tensor:
-        annealed = tf.maximum(0.0, (progress - self.warmup) / (1.0 - self.warmup))
+        annealed = tf.maximum(0.0, (progress - self.warmup) / max(1.0 - self.warmup, 1e-6))
         cosine = 0.5 * (1.0 + tf.cos(annealed * 3.14159265))
         beta = self.beta_end + (self.beta_start - self.beta_end) * cosine
         undecided = 1.0 - tf.abs(2.0 * _rectified_sigmoid(state["logits"]) - 1.0) ** beta
