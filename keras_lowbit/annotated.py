@@ -19,7 +19,7 @@ from keras_lowbit.config import PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
 from keras_lowbit.layer_table import FIXED_RANGE
-from keras_lowbit.preflight import check_before_work, check_inputs
+from keras_lowbit.preflight import check_before_work, check_names_and_inputs
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
@@ -56,7 +56,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     """
     plain, weights, outputs = unwrap(model)
     source = read(plain)
-    check_inputs(source)
+    check_names_and_inputs(source)
     floats = [node.name for node in source.weighted() if node.name not in weights]
     if floats:
         raise ValueError(

@@ -23,7 +23,7 @@ from keras_lowbit.finetune.augmentation import augmentation_for
 from keras_lowbit.finetune.bias_correction import correct_biases
 from keras_lowbit.finetune.end_to_end import finetune, hold_out
 from keras_lowbit.graph import Graph, build
-from keras_lowbit.preflight import check_before_work, check_inputs
+from keras_lowbit.preflight import check_before_work, check_names_and_inputs
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
@@ -102,7 +102,7 @@ def quantize(
     ])  # fmt: skip
     model = load_float_model(model)
     source = read(model)
-    check_inputs(source)
+    check_names_and_inputs(source)
     augmentation_for(config.augment, source)  # refused now, not after the reconstruction
     owners(config)  # likewise
     data = samples_for(calib_ds, source, config, seed, checkpoint_dir)

@@ -16,8 +16,8 @@ from keras_lowbit.quantizers.insert import Student
 SAMPLES_COMPARED = 8
 
 
-def check_inputs(graph: Graph) -> None:
-    """Every input leads somewhere, and its name is free for the layer it will be.
+def check_names_and_inputs(graph: Graph) -> None:
+    """Every input leads somewhere, and names are free for the layers and constants they will be.
 
     Raises:
       ValueError: that is not so.
@@ -34,6 +34,15 @@ def check_inputs(graph: Graph) -> None:
         raise ValueError(
             "The layer 'a' gets the name 'quantized_a', so no input may have it beside it: rename one. "
             f"Received: inputs={taken}"
+        )
+    owned = {
+        f"{n.name}/{weight}" for n in graph.nodes if n.weights for weight in ("kernel", "bias")
+    }
+    clashes = [node.name for node in graph.nodes if node.name in owned]
+    if clashes:
+        raise ValueError(
+            "The layer 'a' has the tensors 'a/kernel' and 'a/bias' in a file, so no layer may have these names "
+            f"beside it: rename one. Received: layers={clashes}"
         )
 
 

@@ -656,6 +656,14 @@ def test_an_input_named_as_a_layer_will_be_is_refused() -> None:
         pipelines.quantized(model, RANGES)
 
 
+def test_a_layer_named_as_a_kernel_will_be_is_refused() -> None:
+    image = tf_keras.Input((4,))
+    inner = tf_keras.layers.Dense(3, name="a")(image)
+    model = tf_keras.Model(image, tf_keras.layers.Dense(2, name="a/kernel")(inner))
+    with pytest.raises(ValueError, match=r"rename one. Received: layers=\['a/kernel'\]"):
+        pipelines.quantized(model, RANGES)
+
+
 def test_an_output_may_be_given_twice(tmp_path: Path) -> None:
     series = tf_keras.Input((8, 3))
     tensor = tf_keras.layers.Conv1D(4, 3, name="series")(series)

@@ -159,7 +159,7 @@ class BitSearch:
                 "The arena is too small for these layers at any of their bits; with 8 bits their weights "
                 f"stay in flash. Received: arena={budget.arena}, layers {stuck}"
             )
-        self._check_reachable(budget, least)
+        self._check_reachable(budget, least, forbidden)
         limits = self._sums(budget, least)
         bits = solve(harm, limits)
         if bits is None:
@@ -188,15 +188,13 @@ class BitSearch:
             margin = size + sizes.most - sizes.cost(bits)
         return best
 
-    def _check_reachable(self, budget: Budget, least: Bits) -> None:
+    def _check_reachable(self, budget: Budget, least: Bits, forbidden: Set[Pair]) -> None:
         """Refuse what even the fewest bits do not keep."""
         cheapest = self.choice(least, budget.flash is not None)
         for name, limit in budget.limits().items():
             reached = getattr(cheapest, name, 0)
             if reached > limit:
-                least_of = (
-                    "can be reached" if budget.arena is None else "was tried for the arena's sake"
-                )
+                least_of = "was tried for the arena's sake" if forbidden else "can be reached"
                 raise BudgetError(
                     f"The budget cannot be kept. The smallest `{name}` that {least_of} is {reached}, "
                     f"with bits {least}; raise the limit, or allow fewer bits. "
