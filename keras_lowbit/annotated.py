@@ -8,6 +8,7 @@ scale takes up. Ranges are kept where the annotated tensor is one of the exporte
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,11 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     graph = insert_requantization(prepared, config)
     student, teacher = insert_quantizers(graph, place(graph, config)), build(graph)
     _take_kernel_scales(student, preprocess(scaled, config)[0])
-    notes |= _take_ranges(student, ranges)
+    before = {
+        name: source[name].inputs[0] for name in notes if name in source and source[name].inputs
+    }
+    folded = {name for norm, name in before.items() if notes[norm] == f"folded into {name}"}
+    notes |= _take_ranges(student, ranges, folded)
     student.make_room_for_biases(calibrate(student.model, data, seed=seed))
     check_before_work(plain, teacher, student, data)
     inputs = dict(zip(source.inputs, data, strict=True))
@@ -110,8 +115,13 @@ def _by_node(
     found = {}
     for name, quantizer in outputs.items():
         behind = graph.only_consumer(name) if name in graph else None
-        fused = behind is not None and behind.name.startswith(f"{name}_")
-        found[behind.name if behind is not None and fused else name] = quantizer
+        if (
+            behind is not None
+            and behind.kind in ("ReLU", *FIXED_RANGE)
+            and behind.name not in outputs
+        ):
+            name = behind.name if behind.name.startswith(f"{name}_") else name
+        found[name] = quantizer
     return found
 
 
@@ -138,19 +148,29 @@ def _take_kernel_scales(student: Student, scaled: Graph) -> None:
         quantizer.set_scale(np.where(largest > 0, largest, least))
 
 
-def _take_ranges(student: Student, ranges: dict[str, ActivationQuantizer]) -> dict[str, str]:
-    """Use the annotated ranges where they fit, and tell of every tensor where its range is from."""
+def _take_ranges(
+    student: Student, ranges: dict[str, ActivationQuantizer], folded: Set[str]
+) -> dict[str, str]:
+    """Use the annotated ranges where they fit, and tell of every tensor where its range is from.
+
+    Of layers that a batch norm was folded into, the annotated range is that of the tensor before it.
+    """
     notes = {}
-    groups = student.placement.groups
+    groups, trained = student.placement.groups, {n: r for n, r in ranges.items() if n not in folded}
     for name, quantizer in student.activation_quantizers.items():
         if student.graph[name].kind in FIXED_RANGE:
             continue
-        known = ranges.get(name)
+        known = trained.get(name)
         if known is None:
-            notes[name] = "range from calibration data, since it was not annotated"
+            why = (
+                "a batch norm follows what was annotated"
+                if name in ranges
+                else "it was not annotated"
+            )
+            notes[name] = f"range from calibration data, since {why}"
             continue
         zero_point = known.variables["zero_point"].numpy()
-        sharing = [ranges.get(head) for head in student.placement.heads if groups[head] == name]
+        sharing = [trained.get(head) for head in student.placement.heads if groups[head] == name]
         if any(other is None or _range(other) != _range(known) for other in sharing):
             notes[name] = "range from calibration data, since tensors of other ranges share it"
             continue

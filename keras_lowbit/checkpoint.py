@@ -76,7 +76,7 @@ class Checkpoint:
         try:
             values = dict(np.load(self._directory / f"{part}.npz"))
             return values, json.loads(record.read_text())
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise self._damaged(part, error) from error
 
     def _damaged(self, part: str, error: Exception) -> ValueError:

@@ -8,12 +8,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 MIN_BITS, MAX_BITS = 2, 8
 WIDE_BITS = 16
 
 
 def plain_number(given: Any) -> Any:
-    """A number of any type, e.g. NumPy's, as Python's int or float; everything else as it is."""
+    """A number of any type, e.g. NumPy's, as Python's bool, int or float; everything else as it is."""
+    if isinstance(given, np.bool_):
+        return bool(given)
     if isinstance(given, bool) or not isinstance(given, numbers.Real):
         return given
     return operator.index(given) if isinstance(given, numbers.Integral) else float(given)
@@ -67,7 +71,7 @@ def check_folder(name: str, given: Any) -> None:
     Raises:
       ValueError: with the name of the argument.
     """
-    if given is not None and not isinstance(given, (str, os.PathLike)):
+    if given is not None and (not isinstance(given, (str, os.PathLike)) or not str(given)):
         raise ValueError(
             f"`{name}` must be a folder: give a path, or None for none. Received: {name}={given!r}"
         )

@@ -23,6 +23,7 @@ from absl import flags
 
 from keras_lowbit import RECIPES, Budget, PTQConfig, inspect, load, quantize, read_metadata
 from keras_lowbit._keras import load_float_model
+from keras_lowbit.export.c_source import check_tflm
 from keras_lowbit.export.containers import PACKINGS, STRIPS, TARGETS, check_options
 from keras_lowbit.export.output_files import FORMATS, folder_to_write, output_paths
 from keras_lowbit.reader import read
@@ -104,7 +105,9 @@ def _flags() -> flags.FlagValues:
     )  # fmt: skip
     flags.DEFINE_integer("seed", 0, "Same seed, same bits.", flag_values=options)
     flags.DEFINE_integer("verbose", 1, "0 silent, 1 bars, 2 a line per unit.", flag_values=options)
-    flags.DEFINE_integer("verify_samples", 16, "Samples to prove it on.", flag_values=options)
+    flags.DEFINE_integer(
+        "verify_samples", 16, "Samples to prove it on; 0 for no proof.", 0, flag_values=options
+    )
     flags.DEFINE_boolean("overwrite", False, "Replace existing outputs.", flag_values=options)
     flags.DEFINE_boolean("json", False, "inspect, report: as JSON.", flag_values=options)
     flags.DEFINE_boolean("help", False, "Show this.", flag_values=options)
@@ -116,6 +119,8 @@ def _quantize(options: flags.FlagValues) -> int:
     check_options(options.packing, options.strip, options.target)
     budget = _budget(options)
     outputs = output_paths(options.output, options.strip, options.format, options.target)
+    if options.format == "c":
+        check_tflm()
     for path in (*map(str, outputs), options.saved):
         if path and Path(path).exists() and not options.overwrite:
             raise ValueError(
@@ -135,12 +140,12 @@ def _quantize(options: flags.FlagValues) -> int:
         candidate_bits=_candidate_bits(options, budget), seed=options.seed,
         verbose=options.verbose, checkpoint_dir=options.checkpoint_dir,
     )  # fmt: skip
+    if options.saved:  # first: an export can fail
+        qmodel.save(options.saved, overwrite=options.overwrite)
     qmodel.export(
         options.output, options.overwrite, options.packing, options.strip, options.target,
         options.format,
     )  # fmt: skip
-    if options.saved:
-        qmodel.save(options.saved, overwrite=options.overwrite)
     sizes = "\n".join(f"{path}: {path.stat().st_size} bytes" for path in outputs)
     sys.stdout.write(f"{qmodel.report()}\n\n{sizes}\n")
     if not options.verify_samples:
@@ -253,6 +258,11 @@ def _samples(options: flags.FlagValues, inputs: Sequence[str]) -> Samples:
             )
         return {name: loaded(functools.partial(stored.__getitem__, name)) for name in inputs}
     if isinstance(stored, np.ndarray):
+        if options.calib_key:
+            raise ValueError(
+                "A .npy file holds one array, without a name: leave --calib_key out. "
+                f"Received: {options.calib!r}, --calib_key={options.calib_key!r}"
+            )
         return stored
     key = options.calib_key or (names[0] if len(names) == 1 else None)
     if key not in names:

@@ -88,7 +88,7 @@ class PTQConfig:
         None for no exception. ``layer_bits`` goes before it.
       layer_bits: exceptions by layer name: a regular expression, matched against the whole name,
         to bits for both the kernel and the layer's input, or to a pair
-        ``(weight_bits, activation_bits)``. The last match wins.
+        ``(weight_bits, activation_bits)``. The last match wins. The network's input keeps ``input_bits``.
       fold_batch_norm: fold batch norms into their layers.
       equalize: cross-layer equalization before quantization (off: per-channel weights need it
         little, and it hurts at 4 bits and above).
@@ -98,8 +98,8 @@ class PTQConfig:
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
         more below; "midrise", as many as "full" and none of them zero; "auto", "midrise" at 2 and 3
         bits and "narrow" above. At 8 bits always narrow. See :class:`TensorSpec`.
-      weight_range: the initial weight scales: "mse", of least error of the kernel; "minmax", covering
-        all of it; "output", of least error of the layer's output.
+      weight_range: the initial weight scales: "mse", of least error of the kernel (on a grid without zero, as
+        "output" beside inputs that never vary); "minmax", covering all; "output", of least error of the layer's output.
       activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
         error of the network's output, below 8 bits.
       optimize: optimization variables by name or instance. Weights belong to the first that can
@@ -155,6 +155,11 @@ class PTQConfig:
         object.__setattr__(self, "layer_bits", as_items("layer_bits", self.layer_bits))
         for name in ("optimize", "tune"):
             object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        if not all(isinstance(v, (str, Mapping)) or hasattr(v, "to_dict") for v in self.optimize):
+            raise ValueError(
+                "`optimize` must be names, dicts or instances of optimization variables. "
+                f"Received: optimize={self.optimize!r}"
+            )
         for name in ("fold_batch_norm", "equalize", "correct_bias"):
             check_flag(name, getattr(self, name))
         check_bits("weight_bits", self.weight_bits)

@@ -169,12 +169,12 @@ class Converter:
             candidate_bits=self.candidate_bits, callbacks=self.callbacks,
             checkpoint_dir=self.checkpoint_dir, seed=self.seed, verbose=self.verbose,
         )  # fmt: skip
+        self.quantized_model = qmodel  # before the export, which can fail
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.tflite"
             self.metadata = qmodel.export(
                 path, packing=self.packing, strip=self.strip, target=self.target
             )
-            self.quantized_model = qmodel
             return path.read_bytes()
 
     def _check(self) -> None:

@@ -14,6 +14,11 @@ from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.insert import Student
 
 SAMPLES_COMPARED = 8
+# What the file calls the tensors of a layer beside its output.
+PARTS = (
+    "2d", "amounts", "bias", "capped", "causal", "causal/amounts", "clamped", "kernel", "output", "pooled",
+    "saturated", "zero",
+)  # fmt: skip
 
 
 def check_names_and_inputs(graph: Graph) -> None:
@@ -35,14 +40,12 @@ def check_names_and_inputs(graph: Graph) -> None:
             "The layer 'a' gets the name 'quantized_a', so no input may have it beside it: rename one. "
             f"Received: inputs={taken}"
         )
-    owned = {
-        f"{n.name}/{weight}" for n in graph.nodes if n.weights for weight in ("kernel", "bias")
-    }
+    owned = {f"{node.name}/{part}" for node in graph.nodes for part in PARTS}
     clashes = [node.name for node in graph.nodes if node.name in owned]
     if clashes:
         raise ValueError(
-            "The layer 'a' has the tensors 'a/kernel' and 'a/bias' in a file, so no layer may have these names "
-            f"beside it: rename one. Received: layers={clashes}"
+            f"A layer 'a' has tensors in the file named 'a/' and one of {PARTS}, so no layer may have such a "
+            f"name beside it: rename one. Received: layers={clashes}"
         )
 
 

@@ -113,9 +113,15 @@ class QuantizedModel:
             (temporary / "model.json").write_text(text)
             np.savez(temporary / "float_weights.npz", **arrays)  # type: ignore[arg-type]
             np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
+            replaced = Path(folder) / "replaced"
             if target.exists():
-                os.replace(target, Path(folder) / "replaced")
-            os.replace(temporary, target)
+                os.replace(target, replaced)
+            try:
+                os.replace(temporary, target)
+            except OSError:
+                if replaced.exists():
+                    os.replace(replaced, target)
+                raise
 
     def export(
         self,
@@ -240,10 +246,11 @@ def load(directory: str | os.PathLike[str]) -> QuantizedModel:
     """
     source = Path(directory)
     document = _read(source / "model.json", lambda path: json.loads(path.read_text()))
-    if document.get("format") != FORMAT:
+    written = document.get("format") if isinstance(document, dict) else None
+    if written != FORMAT:
         raise ValueError(
             f"The folder is in another format. Expected format {FORMAT}; use the keras_lowbit that "
-            f"wrote it. Received: {document.get('format')!r}"
+            f"wrote it. Received: {written!r}"
         )
     config = PTQConfig.from_json(json.dumps(document["config"]))
     weights, values = (
@@ -261,7 +268,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What ``reader`` makes of a file of a saved model."""
     try:
         return reader(path)
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"No quantized model can be read here: {error}. Expected a folder written by "
             f"QuantizedModel.save. Received: {str(path.parent)!r}"

@@ -159,3 +159,31 @@ def test_what_cannot_be_exported_is_refused() -> None:
     keras_lowbit.calibrate(model, x)
     with pytest.raises(ValueError, match=r"negative gamma.*'conv'"):
         keras_lowbit.from_annotated(model, x)
+
+
+def test_the_range_before_a_batch_norm_is_not_that_behind_it() -> None:
+    model = applied(
+        lowbit(layers.Conv2D(4, 3, name="front"), 4, 8),
+        lowbit(layers.BatchNormalization(name="norm"), None, None),
+        lowbit(layers.Conv2D(3, 3, name="back"), 4, 8),
+    )
+    model.get_layer("quant_norm").layer.moving_variance.assign([1e-4] * 4)
+    x = networks.samples(model, 64)[0]
+    keras_lowbit.calibrate(model, x)
+    qmodel = keras_lowbit.from_annotated(model, x)
+    assert "a batch norm follows" in qmodel.notes["front"]
+    received, expected = (of.predict(x, verbose=0) for of in (qmodel.model, qmodel.teacher))
+    np.testing.assert_allclose(received, expected, atol=0.2 * np.abs(expected).max())
+
+
+def test_a_layer_named_like_the_one_before_it_keeps_its_range() -> None:
+    model = applied(
+        layers.Flatten(name="flat"),
+        lowbit(layers.Dense(5, name="dense"), 4, 4),
+        lowbit(layers.Dense(3, name="dense_1"), 4, None),
+    )
+    x = networks.samples(model, 64)[0]
+    keras_lowbit.calibrate(model, x)
+    qmodel = keras_lowbit.from_annotated(model, x)
+    assert qmodel.notes["dense"] == "range as trained"
+    assert qmodel.student.placement.activations["dense"].bits == 4

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from keras_lowbit.checks import plain_number
 from keras_lowbit.config import PTQConfig, TensorSpec
 from keras_lowbit.reconstruct.variables import AdaRound
 
@@ -38,7 +39,7 @@ def test_grids_of_weights() -> None:
 @pytest.mark.parametrize("bits", [1, 9, 4.0, 2.5, np.True_, True, "4", None])
 def test_bits_are_checked(bits: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"2 to 8, since codes are stored in int8 containers. "
-                                                   f"Received: bits={bits!r}")):  # fmt: skip
+                                                   f"Received: bits={plain_number(bits)!r}")):  # fmt: skip
         TensorSpec(bits, symmetric=True)
 
 
@@ -73,6 +74,7 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"tune": False}, "tune=False"),
         ({"tune": {"bias": False}}, "tune=\\{'bias': False\\}"),
         ({"optimize": 5}, "optimize=5"),
+        ({"optimize": (5,)}, "names, dicts or instances.*optimize=\\(5,\\)"),
         ({"steps": -1}, "at least 0. Received: steps=-1"),
         ({"batch_size": 0}, "at least 1. Received: batch_size=0"),
         ({"calibration_samples": 1.5}, "calibration_samples=1.5"),

@@ -245,3 +245,18 @@ def test_one_value_instead_of_a_list_is_refused_by_name(model: Any, samples: np.
     converter.target_spec.supported_ops = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
     with pytest.raises(ValueError, match=r"Received: target_spec\.supported_ops="):
         converter.convert()
+
+
+def test_the_quantized_model_outlives_an_export_that_fails(
+    model: Any, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(keras_lowbit.QuantizedModel, "export", fail)
+    converter = Converter.from_keras_model(model)
+    converter.representative_dataset = lambda: ([x[None]] for x in samples)
+    converter.config, converter.verbose = RANGES, 0
+    with pytest.raises(ValueError, match="no room"):
+        converter.convert()
+    assert converter.quantized_model.student.kernels

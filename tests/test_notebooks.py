@@ -51,6 +51,7 @@ def test_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
         "float accuracy: 9",
         "stem_norm: ",
         "accuracy with MSE ranges: ",
+        "0 is the code below, 1 the one above: [0, 1]",
         "rounded away from the nearest code: ",
         "accuracy after reconstruction: ",
         "accuracy after bias tuning: ",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ import keras_lowbit
 from keras_lowbit import PTQConfig, UnsupportedModelError, variables
 from keras_lowbit.callbacks import Callback
 from keras_lowbit.finetune import end_to_end
+from keras_lowbit.preflight import PARTS
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.reconstructor import warn_if_useless
 from keras_lowbit.reconstruct.units import find_units
@@ -434,12 +436,46 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"saved", "m.tflite"}
 
 
+def test_a_save_that_fails_keeps_the_model_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qmodel, folder, replace = pipelines.quantized(make(), RANGES), tmp_path / "saved", os.replace
+    qmodel.save(folder)
+    (folder / "mine").touch()
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target) == folder and not (Path(source) / "mine").exists():
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        qmodel.save(folder, overwrite=True)
+    assert (folder / "mine").exists()
+
+
+def test_hyperparameters_of_numpy_are_saved(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        SHORT, optimize=(variables.AdaRound(learning_rate=np.float32(0.5)),)
+    )
+    pipelines.quantized(make(), config).save(tmp_path / "saved")
+    [again] = keras_lowbit.load(tmp_path / "saved").config.optimize
+    assert variables.get(again).learning_rate == 0.5
+
+
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No quantized model can be read here.*No such file"):
         keras_lowbit.load(tmp_path)
     (tmp_path / "model.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="another format. Expected format 1.*Received: 99"):
         keras_lowbit.load(tmp_path)
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(ValueError, match="another format"):
+        keras_lowbit.load(tmp_path)
+    pipelines.quantized(make(), RANGES).save(tmp_path / "saved")
+    (tmp_path / "saved" / "values.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match="No quantized model can be read here"):
+        keras_lowbit.load(tmp_path / "saved")
 
 
 # ---- what is told about it
@@ -656,12 +692,37 @@ def test_an_input_named_as_a_layer_will_be_is_refused() -> None:
         pipelines.quantized(model, RANGES)
 
 
-def test_a_layer_named_as_a_kernel_will_be_is_refused() -> None:
+@pytest.mark.parametrize("part", ["kernel", "output"])
+def test_a_layer_named_as_a_tensor_will_be_is_refused(part: str) -> None:
     image = tf_keras.Input((4,))
-    inner = tf_keras.layers.Dense(3, name="a")(image)
-    model = tf_keras.Model(image, tf_keras.layers.Dense(2, name="a/kernel")(inner))
-    with pytest.raises(ValueError, match=r"rename one. Received: layers=\['a/kernel'\]"):
+    inner = tf_keras.layers.Dense(3, name=f"a/{part}")(image)
+    model = tf_keras.Model(image, tf_keras.layers.Dense(2, name="a")(inner))
+    with pytest.raises(ValueError, match=rf"rename one. Received: layers=\['a/{part}'\]"):
         pipelines.quantized(model, RANGES)
+
+
+def test_tensors_are_named_as_layers_or_their_known_parts() -> None:
+    layers = tf_keras.layers
+    series, image = tf_keras.Input((16, 3), name="series"), tf_keras.Input((9, 9, 2), name="image")
+    first = layers.Conv1D(4, 3, padding="causal", name="first")(series)
+    left = layers.GlobalAveragePooling1D(name="left")(layers.Conv1D(6, 3, name="second")(first))
+    padded = layers.ZeroPadding2D(1, name="padded")(layers.Conv2D(6, 3, name="third")(image))
+    capped = layers.ReLU(6.0, name="relu")(layers.MaxPooling2D(name="pool")(padded))
+    right = layers.GlobalAveragePooling2D(name="right")(capped)
+    both = layers.Concatenate(name="both")([left, right])
+    outputs = [layers.Dense(3, name="last")(both), layers.Reshape((4, 4), name="shaped")(
+        layers.Flatten(name="flat")(layers.Conv1D(1, 1, name="single")(series)))]  # fmt: skip
+    model = networks.randomize(tf_keras.Model([series, image], outputs))
+    parts = set()
+    for bits in (4, 8):
+        qmodel = pipelines.quantized(model, pipelines.ranges_only(bits))
+        nodes, program = qmodel.student.graph, qmodel.to_program()
+        for name in program.tensors:
+            layer, _, part = name.partition("/")
+            assert layer in nodes
+            parts |= {part} - {""}
+    assert parts <= {*PARTS}
+    assert len(parts) >= 10, parts
 
 
 def test_an_output_may_be_given_twice(tmp_path: Path) -> None:

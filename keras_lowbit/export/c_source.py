@@ -83,6 +83,19 @@ def identifier(stem: str) -> str:
     return name if name[:1].isalpha() else f"model_{name}".rstrip("_")
 
 
+def check_tflm() -> None:
+    """Refuse C source where TFLM is not installed.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if "tflm" not in runtimes.available():
+        raise ValueError(
+            "C source needs TFLM, to measure the tensor arena and to compute the test vector: install "
+            f"'keras_lowbit[micro]', or use format='tflite'. Received: {runtimes.available()}"
+        )
+
+
 def c_source(stem: str, blob: bytes, program: Program, producer: str) -> tuple[str, str]:
     """The texts of ``<stem>.h`` and ``<stem>.cc``.
 
@@ -96,11 +109,7 @@ def c_source(stem: str, blob: bytes, program: Program, producer: str) -> tuple[s
       ValueError: TFLM is not installed, does not run the model, or computes something else than the integer
         reference.
     """
-    if "tflm" not in runtimes.available():
-        raise ValueError(
-            "C source needs TFLM, to measure the tensor arena and to compute the test vector: install "
-            f"'keras_lowbit[micro]', or use format='tflite'. Received: {runtimes.available()}"
-        )
+    check_tflm()
     calls = resolver_calls(blob)
     inputs, outputs = _test_vector(blob, program)
     measured = measure_arena(blob).smallest
@@ -121,7 +130,7 @@ def c_source(stem: str, blob: bytes, program: Program, producer: str) -> tuple[s
         least=_SMALLEST_MARGIN, arena=arena, decode=decode, count=len(calls), constants="\n".join(constants),
         registrations=" &&\n         ".join(
             f"static_cast<int>(resolver.{call}()) == 0" for call in calls
-        ),
+        ) or "true",
     )  # fmt: skip
     source = _SOURCE.format(
         producer=producer,

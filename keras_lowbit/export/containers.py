@@ -70,7 +70,7 @@ def choose_containers(
     steps = _factors(program)
     for layer, names in choices.items():
         fine = LARGEST_BIAS_STEP / steps[layer]
-        names[1:] = [name for name in names[1:] if 2 ** (8 - INTEGER_BITS[name]) <= fine]
+        names[:] = [n for n in names if INTEGER_BITS[n] == 8 or 2 ** (8 - INTEGER_BITS[n]) <= fine]
     # Integers that fit the narrowest container fit the others too, and sizes are the same.
     trial = lower({k: min(names, key=INTEGER_BITS.__getitem__) for k, names in choices.items()})
     elements = {k: math.prod(trial.tensors[name].shape) for k, name in kernel_names(trial).items()}

@@ -31,6 +31,11 @@ def output_paths(
             "C source is for TensorFlow Lite Micro: use format='tflite', or target='tflm'. "
             f"Received: format='c', target={target!r}"
         )
+    if format == "tflite" and model.suffix in (".cc", ".h"):
+        raise ValueError(
+            "A .tflite file is no C source: use format='c', or another suffix. "
+            f"Received: format='tflite', path={str(path)!r}"
+        )
     paths: tuple[pathlib.Path, ...] = (model,)
     if format == "c":
         if not model.stem:
@@ -92,6 +97,7 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise ValueError(
             f"The file cannot be written: {error.strerror}. Received: {str(path)!r}"
         ) from error

@@ -10,6 +10,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ RUNTIMES = ("tflm", "litert_ref", "litert")
 _MODULES = {"tflm": "tflite_micro", "litert_ref": "ai_edge_litert", "litert": "ai_edge_litert"}
 _FIRST_ARENA = 2**17  # bytes beyond the activations; TFLM crashes outright on an arena of a few KiB
 _LARGEST_ARENA = 2**31 - 16
+_STDERR = threading.RLock()  # the process has but one
 
 Step = Callable[[Sequence[np.ndarray]], dict[int, np.ndarray]]
 
@@ -243,7 +245,7 @@ def _start_litert(
 def _captured_stderr() -> Iterator[Callable[[], str]]:
     """Divert the C-level stderr, where the runtimes write; yields a function that returns the text so far."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as capture:
+    with _STDERR, tempfile.TemporaryFile() as capture:
         saved = os.dup(2)
         os.dup2(capture.fileno(), 2)
 

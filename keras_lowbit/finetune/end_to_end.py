@@ -9,6 +9,7 @@ it learns the float model's mean answer over views of each, see :mod:`keras_lowb
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from absl import logging
 
 from keras_lowbit.callbacks import CallbackList
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.finetune.augmentation import Augmentation, Inputs, augmentation_for
+from keras_lowbit.finetune.augmentation import COLOURS, Augmentation, Inputs, augmentation_for
 from keras_lowbit.finetune.losses import divergence, squared_error
 from keras_lowbit.finetune.views import (
     VIEWS,
@@ -52,7 +53,8 @@ def hold_out(
 
     It has to be done before the reconstruction. Samples that it has seen look better before the
     end-to-end stage than they should, and the stage would be undone for that. (Ranges, a few numbers,
-    have been found with all of them.)
+    have been found with all of them.) Where the stage mirrors what it learns from, mirror images of those
+    to judge by are not learned from.
 
     Args:
       inputs: calibration samples, (samples, ...), by input node.
@@ -68,7 +70,16 @@ def hold_out(
     order = np.random.default_rng([seed, count]).permutation(count)
     learnt, rest = np.split(order, [-max(count // 8, 1)])
     learnt.sort()
+    images = [x for x in inputs.values() if x.ndim == 4 and x.shape[-1] == COLOURS]
+    if images and _distils(config) and {"auto", "images"} & {*config.augment.split("+")}:
+        judges = {_bytes_of(x[i] for x in images) for i in rest}
+        is_other = [_bytes_of(x[i, :, ::-1] for x in images) not in judges for i in learnt]
+        learnt = learnt[is_other] if any(is_other) else learnt
     return {n: x[learnt] for n, x in inputs.items()}, {n: x[rest] for n, x in inputs.items()}
+
+
+def _bytes_of(arrays: Iterable[np.ndarray]) -> bytes:
+    return b"".join(x.tobytes() for x in arrays)
 
 
 def tunes(config: PTQConfig) -> bool:
@@ -102,7 +113,7 @@ def finetune(
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node.
       held_out: likewise, samples that no step of training sees; see :func:`hold_out`.
-      config: ``batch_size`` and the fields whose names begin with ``tune`` matter.
+      config: ``batch_size``, ``augment`` and the fields whose names begin with ``tune`` matter.
       callbacks: see one more unit, after the reconstruction.
       unit: its index for the callbacks.
       seed: of the order of samples.

@@ -61,7 +61,7 @@ def calibrate(
       Quantizers of tensors that were nothing but zero. Their scale is 1, for want of another.
 
     Raises:
-      ValueError: no such method, or the model gave NaN or infinite activations.
+      ValueError: no such method, no samples, or the model gave NaN or infinite activations; nothing is set.
 
     Example:
       >>> model = tfmot.quantization.keras.quantize_apply(annotated)
@@ -74,11 +74,18 @@ def calibrate(
                 "the error of an output, which take the float model too, use `quantize`. "
                 f"Received: {method!r}"
             )
-    inputs = [inputs] if isinstance(inputs, np.ndarray) else inputs
+    inputs = inputs if isinstance(inputs, (list, tuple)) else [np.asarray(inputs)]
+    if not len(inputs[0]):
+        raise ValueError(
+            "Ranges need samples: give one at least. "
+            f"Received: inputs of shapes {[np.shape(x) for x in inputs]}"
+        )
     weights, activations = quantizers_of(model)
-    for kernel, weight in weights:
-        if np.isnan(weight.scale().numpy()).all():
-            weight.set_scale(weight_scale(kernel.numpy(), weight.spec, weight_range))
+    found = [
+        (weight, weight_scale(kernel.numpy(), weight.spec, weight_range))
+        for kernel, weight in weights
+        if np.isnan(weight.scale().numpy()).all()
+    ]
     waiting = [a for a in activations if np.isnan(a.scale().numpy())]
     num_samples = len(inputs[0])
     observers = [
@@ -96,9 +103,15 @@ def calibrate(
             stack.enter_context(quantizer.following(observer))
         for batch in _batches(inputs):
             model(batch, training=False)
-    for quantizer, observer in zip(waiting, observers, strict=True):
-        _set_range(quantizer, observer, activation_range_method)
-    return [q for q, seen in zip(waiting, observers, strict=True) if seen.low == seen.high == 0]
+    # All or nothing: a range that cannot be found leaves no other one behind.
+    pairs = list(zip(waiting, observers, strict=True))
+    ranges = [_range(quantizer, observer, activation_range_method) for quantizer, observer in pairs]
+    for weight, scale in found:
+        weight.set_scale(scale)
+    for quantizer, (step, zero_point) in zip(waiting, ranges, strict=True):
+        quantizer.set_scale(step)
+        quantizer.variables["zero_point"].assign(float(zero_point))
+    return [quantizer for quantizer, seen in pairs if seen.low == seen.high == 0]
 
 
 def _batches(inputs: list[np.ndarray]) -> Iterator[Any]:
@@ -107,7 +120,7 @@ def _batches(inputs: list[np.ndarray]) -> Iterator[Any]:
         yield batch if len(batch) > 1 else batch[0]
 
 
-def _set_range(quantizer: Any, observer: _Observer, method: str) -> None:
+def _range(quantizer: Any, observer: _Observer, method: str) -> tuple[np.float32, int]:
     if not np.isfinite([observer.low, observer.high]).all():
         raise ValueError(
             "The float model gives NaN or infinite activations on the calibration data, so no range "
@@ -117,6 +130,4 @@ def _set_range(quantizer: Any, observer: _Observer, method: str) -> None:
         )
     spec: TensorSpec = quantizer.spec
     values = np.concatenate(observer.sample)
-    scale, zero_point = activation_range(values, observer.low, observer.high, spec, method)
-    quantizer.set_scale(scale)
-    quantizer.variables["zero_point"].assign(float(zero_point))
+    return activation_range(values, observer.low, observer.high, spec, method)

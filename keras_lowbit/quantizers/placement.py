@@ -58,8 +58,11 @@ def insert_requantization(graph: Graph, config: PTQConfig) -> Graph:
     """
     for node in reversed(graph.nodes):
         wanted = _bits_wanted(graph, node.name, config)
-        if LAYERS[node.kind].averages and wanted and wanted < config.linear_activation_bits:
-            graph = _behind(graph, node, f"{node.name}_{wanted}bit")
+        if LAYERS[node.kind].averages and wanted:
+            changed = _behind(graph, node, f"{node.name}_{wanted}bit")
+            placement = place(changed, config)  # the pool may be on the grid of an input or output
+            own = placement.activations[placement.groups[node.name]].bits
+            graph = changed if wanted < max(own, config.linear_activation_bits) else graph
     return graph
 
 
@@ -198,12 +201,12 @@ def _activation_spec(
     logits = any(n.kind in FIXED_RANGE for name in members for n in readers_of(graph, name))
     if logits or any(source[name] in members for name in graph.outputs):
         return TensorSpec(max(8, config.linear_activation_bits), False, (), unsigned)
-    if any(node.kind == "Input" for node in nodes):
-        return TensorSpec(config.input_bits, symmetric=False)
-    wanted = [_bits_wanted(graph, name, config) for name in members]
-    return TensorSpec(
-        max((b for b in wanted if b), default=config.linear_activation_bits), False, (), unsigned
-    )
+    wanted = [
+        config.input_bits if node.kind == "Input" else _bits_wanted(graph, node.name, config)
+        for node in nodes
+    ]
+    bits = max((b for b in wanted if b), default=config.linear_activation_bits)
+    return TensorSpec(bits, False, (), unsigned)
 
 
 def _only_unsigned(graph: Graph, node: Node) -> bool:

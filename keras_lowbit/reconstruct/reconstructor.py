@@ -43,7 +43,12 @@ def owners(config: PTQConfig) -> dict[str, OptimizationVariable | None]:
             "layers is not linear in their weights. Use units='layer'. "
             f"Received: units={config.units!r}, optimize={config.optimize!r}"
         )
-    if chosen and config.learning_rate is not None:
+    if config.learning_rate is not None:
+        if not chosen:
+            raise ValueError(
+                "`learning_rate` is that of the first variable of `optimize`, and there is none. Leave it as "
+                f"None. Received: learning_rate={config.learning_rate!r}, optimize=()"
+            )
         if chosen[0].name in solving:
             raise ValueError(
                 f"{chosen[0].name!r} has no learning rate. Leave `learning_rate` as None. "

@@ -26,6 +26,7 @@ from keras_lowbit.search.sensitivity import Widths
 from keras_lowbit.search.solver import Limit, Pair
 
 PACKING, STRIP, TARGET = "auto", "micro", "tflm"
+BIAS_CODES = 2**16  # far enough apart that no two layers have the same, whatever their container
 Containers = Mapping[str, str]
 
 
@@ -67,17 +68,19 @@ class FileSizes:
             zero_point = 0 if fixed or spec.unsigned else (index + 1) % (spec.qmax + 1)
             self._values[f"{group}/output_scale"] = np.array(scale, np.float32)
             self._values[f"{group}/output_zero_point"] = np.array(zero_point, np.float32)
-        for index, node in enumerate(graph.weighted()):
-            if "bias" in node.weights:
-                bias = 0.01 * np.arange(1, node.weights["bias"].size + 1) + 1e-4 * index
-                self._values[f"{node.name}/bias"] = bias.astype(np.float32)
+        self._input_scales = {
+            name: self._values[f"{group}/output_scale"] for name, group in placement.inputs.items()
+        }
 
     def program(self, bits: Mapping[str, int], containers: Containers) -> Program:
         """The integer operators of a choice, their integers fitting the containers."""
         values = dict(self._values)
-        for name, chosen in bits.items():
+        for index, (name, chosen) in enumerate(bits.items()):
             width = self._widths[name][chosen]
             values |= {f"{name}/kernel": width.kernel, f"{name}/kernel_scale": width.scale}
+            if "bias" in self._graph[name].weights:
+                steps = width.scale.reshape(-1) * self._input_scales[name]
+                values[f"{name}/bias"] = steps * (BIAS_CODES * (index + 1) + np.arange(steps.size))
         free = {name: b for name, b in bits.items() if len(self._widths[name]) > 1}
         placement = place(self._graph, with_bits(self._config, free))
         return lower(self._graph, placement, values, None, containers)

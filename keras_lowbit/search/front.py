@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from keras_lowbit._keras import load_float_model
 from keras_lowbit.checks import check_seed, plain_number
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.data_free import samples_for
+from keras_lowbit.export.output_files import check_free, replace_file
 from keras_lowbit.reader import read
 from keras_lowbit.recipes import resolve
 from keras_lowbit.search.bit_search import BitSearch, Choice
@@ -57,10 +60,7 @@ class Front:
                 "Plots need matplotlib, which is not installed: pip install matplotlib. "
                 f"Received: path={str(path)!r}"
             ) from error
-        if os.path.exists(path) and not overwrite:
-            raise ValueError(
-                f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"
-            )
+        check_free(Path(path), overwrite)
         if not os.path.isdir(folder := os.path.dirname(path) or "."):
             raise ValueError(f"There is no such folder: make it first. Received: {folder!r}")
         figure = Figure(figsize=(5.0, 3.5), layout="constrained")
@@ -73,7 +73,9 @@ class Front:
         axes.set_yscale("log")
         axes.set_xlabel("file for TFLM, kB")
         axes.set_ylabel("predicted error")
-        figure.savefig(path)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=Path(path).suffix[1:] or "png")
+        replace_file(Path(path), drawn.getvalue())
 
     def __str__(self) -> str:
         lines = [

@@ -135,6 +135,17 @@ def test_compiled(
     runs_in_arena(twin, codes, int(got["arena"][0]))
 
 
+@needs_tflm
+@needs_compiler
+def test_a_network_without_operators(tmp_path: Path) -> None:
+    image = tf_keras.Input((4,), name="image")
+    model = tf_keras.Model(image, tf_keras.layers.Dropout(0.1)(image))
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(8))
+    qmodel.export(tmp_path / "net.any", format="c")
+    source = ["g++", "-std=c++17", "-Wall", "-Werror", "-c", "net.cc", "-o", "net.o"]
+    subprocess.run(source, cwd=tmp_path, check=True)
+
+
 def runs_in_arena(blob: bytes, codes: np.ndarray, size: int) -> None:
     """The arena is enough, and not far more than is needed."""
     from tflite_micro import runtime as tflm

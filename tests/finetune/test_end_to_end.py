@@ -124,6 +124,24 @@ def test_what_is_held_out_is_the_rest_and_only_where_something_is_tuned() -> Non
     assert hold_out(one, PTQConfig(), seed=3) == (one, one)
 
 
+def test_mirror_images_of_what_is_held_out_are_not_learned_from() -> None:
+    """Photographs and their mirror images in one calibration set. Copies are only seen more often."""
+    images = np.random.default_rng(0).normal(size=(40, 4, 4, 3)).astype(np.float32)
+    both = np.concatenate([images, images[:, :, ::-1]])
+    learnt, held_out = (part["x"] for part in hold_out({"x": both}, PTQConfig(), seed=3))
+    assert len(held_out) == 10
+    seen = {x.tobytes() for x in learnt}
+    assert not any(image[:, ::-1].tobytes() in seen for image in held_out)
+    pairs = [i for i in held_out if any((i == j[:, ::-1]).all() for j in held_out)]
+    assert len(learnt) == 80 - 10 - (10 - len(pairs))
+    series = both.reshape(80, 16, 3)  # have no mirror image
+    assert len(hold_out({"x": series}, PTQConfig(), seed=3)[0]["x"]) == 70
+    plain = PTQConfig(augment="mixup")
+    assert len(hold_out({"x": both}, plain, seed=3)[0]["x"]) == 70
+    even = np.ones((16, 4, 4, 3), np.float32)
+    assert len(hold_out({"x": even}, PTQConfig(), seed=3)[0]["x"]) == 14
+
+
 def test_the_reconstruction_does_not_see_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the end-to-end stage is judged against samples that were fitted."""
     seen = []

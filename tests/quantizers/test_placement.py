@@ -205,3 +205,22 @@ def test_a_name_that_is_taken_is_not_given_again() -> None:
     assert graph["pool_4bit"].kind == "Conv2D"
     assert graph["pool_4bit"].inputs == ("pool_4bit_1",)
     assert placement.activations[placement.inputs["pool_4bit"]].bits == 4
+
+
+def test_a_pool_of_the_input_gives_the_bits_that_its_reader_wants() -> None:
+    network = chain(
+        (8, 8, 3), lambda k: k.AveragePooling2D(name="pool"), lambda k: k.Conv2D(4, 3, name="conv")
+    )
+    config = PTQConfig(weight_bits=4, activation_bits=4, linear_activation_bits=4)
+    assert bits(network(tf_keras), config) == {"image": 8, "pool_4bit": 4, "conv": 8}
+
+
+def test_a_tensor_joined_with_the_input_keeps_its_bits() -> None:
+    image = tf_keras.Input((8, 8, 3), name="image")
+    layers = tf_keras.layers
+    inner = layers.Conv2D(3, 3, padding="same", activation="relu", name="inner")(image)
+    joined = layers.Concatenate(name="joined")([image, inner])
+    model = tf_keras.Model(image, layers.Conv2D(2, 3, name="conv")(joined))
+    for input_bits, own in ((4, 8), (8, 4)):
+        config = PTQConfig(weight_bits=4, activation_bits=own, input_bits=input_bits)
+        assert bits(model, config)["image"] == 8

@@ -147,3 +147,7 @@ def test_non_finite_activations_are_refused() -> None:
     kernel.assign(np.full(kernel.shape, np.inf))
     with pytest.raises(ValueError, match="NaN or infinite"):
         calibrate(model, [np.ones((4, 8, 8, 2), np.float32)])
+    with pytest.raises(ValueError, match=r"Ranges need samples.*\(0, 8, 8, 2\)"):
+        calibrate(model, [np.ones((0, 8, 8, 2), np.float32)])
+    weights, activations = quantizers_of(model)
+    assert all(np.isnan(q.scale().numpy()).all() for q in [*(w for _, w in weights), *activations])

@@ -189,6 +189,11 @@ def test_an_unknown_variable_is_refused() -> None:
         owners(PTQConfig(optimize=("nearest",)))
 
 
+def test_a_learning_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"there is none.*learning_rate=0.1, optimize=\(\)"):
+        owners(PTQConfig(optimize=(), learning_rate=0.1))
+
+
 def test_owners() -> None:
     both = owners(PTQConfig(optimize=("adaround", "lsq"), learning_rate=0.5))
     assert both == {"weight": variables.AdaRound(learning_rate=0.5), "activation": variables.LSQ()}

@@ -217,3 +217,18 @@ def test_sizes_of_few_bits_behind_an_average(activation_bits: int, tmp_path: Pat
         pipelines.quantized(model, choice.config, x).export(path, packing="auto", strip="micro")
         assert (choice.flash or 0) - 96 <= path.stat().st_size <= (choice.flash or 0)
         assert measure_arena(path.read_bytes()).smallest <= search.sizes.arena(choice.bits)
+
+
+def test_a_dead_channel_has_a_bias_too() -> None:
+    """Its scale is a ten thousandth of the others'; the biases that sizes are measured with must fit."""
+    network = networks.chain(
+        (6, 6, 3), lambda k: k.Conv2D(64, 3, use_bias=False, name="first"),
+        lambda k: k.BatchNormalization(name="norm"), lambda k: k.ReLU(), lambda k: k.Flatten(),
+        lambda k: k.Dense(4, name="last"),
+    )  # fmt: skip
+    model = networks.randomize(network(tf_keras))
+    norm = model.get_layer("norm")
+    norm.gamma.assign(norm.gamma * np.r_[np.ones(63), 0].astype(np.float32))
+    budget = Budget(flash="20kB")
+    qmodel = pipelines.quantized(model, uneven.RANGES_ONLY, budget=budget)
+    assert "first" in qmodel.student.kernels

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from keras_lowbit.checks import plain_number
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantizers.numerics import fake_quantize
 from keras_lowbit.reconstruct.moments import Moments
@@ -77,7 +78,7 @@ class OptimizationVariable(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Name and constructor arguments, JSON-able."""
-        return {"name": self.name, **vars(self)}
+        return {"name": self.name, **{name: plain_number(v) for name, v in vars(self).items()}}
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
