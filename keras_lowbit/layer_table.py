@@ -1,12 +1,13 @@
 """What is known of each layer class: its arguments, weights and channel axis.
 
-A layer class is either here (as itself or as something :mod:`keras_lowbit.graph` rewrites it to)
+A layer class is either here (as itself or as something :mod:`keras_lowbit.reader` rewrites it to)
 or refused by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 from keras_lowbit._keras import keras
@@ -77,4 +78,7 @@ def make_layer(kind: str, name: str, config: dict[str, Any]) -> Any:
         return keras.layers.Activation("sigmoid", name=name, dtype="float32")
     if kind == "Quantize":
         return keras.layers.Activation("linear", name=name, dtype="float32")
-    return getattr(keras.layers, kind)(name=name, dtype="float32", **config)
+    maker = getattr(keras.layers, kind)
+    if "data_format" in inspect.signature(maker).parameters:  # whatever the global one is
+        config = {**config, "data_format": "channels_last"}
+    return maker(name=name, dtype="float32", **config)

@@ -18,8 +18,9 @@ from keras_lowbit.graph import Graph, Node, role_of
 from keras_lowbit.layer_table import LAYERS
 
 _DROPPED = {
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
-    "ActivityRegularization", "Identity",
+    *(f"{name}Dropout" for name in ("", "Alpha", "Gaussian")), "SpatialDropout1D", "SpatialDropout2D",
+    *(f"Random{name}" for name in ("Flip", "Rotation", "Zoom", "Translation", "Contrast", "Brightness")),
+    "GaussianNoise", "ActivityRegularization", "Identity",
 }  # fmt: skip
 _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU", "softmax": "Softmax", "sigmoid": "Sigmoid"}
 _ROLES = {"kernel", "pointwise_kernel", "bias", "gamma", "beta", "mean", "variance"}
@@ -208,9 +209,9 @@ class _Reader:
         if config.get("data_format", "channels_last") not in (None, "channels_last"):
             return "data_format must be channels_last, as in TFLite"
         if kind in ("Conv1D", "Conv2D") and config.get("groups", 1) != 1:
-            return "grouped convolutions are not supported; use DepthwiseConv2D"
+            return "grouped convolutions are not supported; DepthwiseConv2D is, a channel a group"
         if kind == "Dense" and len(shapes[0]) != 1:
-            return "Dense is supported on flat inputs only; add a Flatten before it"
+            return "Dense is supported on flat inputs only; elsewhere a convolution of kernel_size 1 is the same"
         if kind == "ReLU":
             if config.get("max_value") not in (None, 6, 6.0):
                 return "ReLU is supported with max_value None or 6"
@@ -291,10 +292,8 @@ class _Reader:
 
 def _activation_name(layer: Any) -> str:
     activation: Callable[..., Any] | str | None = getattr(layer, "activation", None)
-    if activation is None:
-        return "linear"
-    if isinstance(activation, str):
-        return activation
-    name = getattr(activation, "__name__", type(activation).__name__)
+    if activation is None or isinstance(activation, str):
+        return activation or "linear"
+    name = getattr(activation, "__name__", type(activation).__name__).removesuffix("_v2")  # tf.nn's
     home = getattr(activation, "__module__", "").split(".")[0]
     return name if home in ("keras", "tf_keras", "tensorflow") else f"{home}.{name}"

@@ -892,3 +892,47 @@ def test_inputs_in_a_dict(keras: Any, kind: str) -> None:
         qmodel = pipelines.quantized(model, pipelines.ranges_only(8), samples)
         received = qmodel.model.predict(data, verbose=0)
         np.testing.assert_allclose(received, x @ kernel + bias, atol=0.1)
+
+
+def test_heads_of_probabilities_are_joined(tmp_path: Path) -> None:
+    """As detectors do: all have the range that TFLite fixes."""
+    layers, image = tf_keras.layers, tf_keras.Input((8, 8, 3), name="image")
+    coarse = layers.Conv2D(4, 3, strides=2, activation="relu")(image)
+    heads = [
+        layers.Reshape((-1, 2))(layers.Conv2D(2, 1, activation="sigmoid")(x))
+        for x in (image, coarse)
+    ]
+    model = networks.randomize(tf_keras.Model(image, layers.Concatenate(axis=1)(heads)))
+    qmodel = pipelines.quantized(model, PTQConfig(optimize=(), tune_steps=0))
+    pipelines.prove(qmodel, tmp_path)
+    [joined] = [o for o in qmodel.to_program().ops if o.kind == "CONCATENATION"]
+    tensors = qmodel.to_program().tensors
+    assert {float(tensors[name].scale[0]) for name in (*joined.inputs, *joined.outputs)} == {
+        1 / 256
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_batch_norms_of_sequences_and_vectors(bits: int, tmp_path: Path) -> None:
+    network = chain(
+        (16, 3), lambda k: k.BatchNormalization(name="first"),
+        lambda k: k.Conv1D(5, 3, padding="same", activation="relu"), lambda k: k.BatchNormalization(),
+        lambda k: k.ReLU(), lambda k: k.MaxPooling1D(2), lambda k: k.Flatten(),
+        lambda k: k.Dense(6, activation="relu"), lambda k: k.BatchNormalization(name="last"),
+    )  # fmt: skip
+    qmodel = pipelines.quantized(networks.randomize(network(tf_keras)), pipelines.ranges_only(bits))
+    assert qmodel.notes["last"] == "became a 1x1 depthwise convolution"
+    pipelines.prove(qmodel, tmp_path)
+
+
+def test_the_global_data_format_does_not_matter(tmp_path: Path) -> None:
+    model = networks.randomize(networks.residual(tf_keras))
+    expected = pipelines.quantized(model, RANGES)
+    tf_keras.backend.set_image_data_format("channels_first")
+    try:
+        found = pipelines.quantized(model, RANGES)
+    finally:
+        tf_keras.backend.set_image_data_format("channels_last")
+    expected.export(tmp_path / "expected")
+    found.export(tmp_path / "found")
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()

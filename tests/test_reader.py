@@ -136,6 +136,10 @@ NETWORKS: dict[str, networks.Network] = {
         lambda k: k.BatchNormalization(center=False, scale=False, epsilon=0.01),
     ),
     "noise": chain((5,), lambda k: k.GaussianNoise(0.1), lambda k: k.Dense(2)),
+    "augmented": chain(
+        IMAGE, lambda k: k.RandomFlip(), lambda k: k.RandomContrast(0.1), lambda k: k.AlphaDropout(0.1),
+        lambda k: k.Flatten(), lambda k: k.Dense(2, activation=tf.nn.softmax),
+    ),
     "branches": _branches,
     "shared add": _shared_add,
     "nested": _nested,

@@ -19,8 +19,8 @@ use: `TFLiteConverter` in full-integer int8, and ai-edge-quantizer with static 4
 activations. This page is written by `make deployment-report` from the rows that `make deployment` measures; a
 dash is a cell without a row.
 
-Activations have 8 bits everywhere. All tools get the same float network and the same 1,024 calibration
-samples; ours quantizes with the defaults of `keras_lowbit.quantize`, once for all files of a width. The
+Activations have 8 bits everywhere. All tools get the same float network and the same calibration
+samples, 1,024, of DS-CNN a fold of 979; ours quantizes with the defaults of `keras_lowbit.quantize`, once for all files of a width. The
 tasks are those of [the study](study.md). TFLM is the reference build of its Python wheel on x86: arenas
 count pointers of 64 bits, and time says nothing about a microcontroller, so none is given."""
 
@@ -36,7 +36,7 @@ COLUMNS = """- **file**: bytes of the `.tflite` file, and in percent of the int8
 - **unlike unpacked**: codes of the output, over these samples, that differ from those of the file with the
   very same integers, every weight in a byte of its own. This is what packing and stripping change.
 - **unlike int8**: predictions that differ from those of the int8 container of the same width. Integers
-  that fit four bits carry a coarser bias than those aligned to the top of a byte, so single codes may.
+  that fit four bits carry a coarser bias than those aligned to the top of a byte, so codes may.
 - **proof**: elements that differ between TFLM and the integer reference, over every intermediate tensor."""
 
 RIVAL_NOTE = """ai-edge-quantizer packs convolutions and dense layers in four bits and keeps depthwise convolutions at

@@ -49,8 +49,8 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, dict[str, str]]:
         elif after is not None and _reads_no_padding(after):
             graph = graph.updated(_scaled_inputs(after, _affine(node))).without(node.name)
             folded[node.name] = f"folded into {after.name}"
-        elif len(node.shape) == 3:
-            graph = graph.updated(_as_depthwise(node))
+        elif len(node.shape) <= 3:
+            graph = graph.updated(*_as_depthwise(graph, node))
             folded[node.name] = "became a 1x1 depthwise convolution"
         else:
             raise UnsupportedModelError(
@@ -106,9 +106,24 @@ def _scaled_inputs(node: Node, affine: _Affine) -> Node:
     return _with_bias(node, kernel * affine.factor.reshape(shape), bias + shift)
 
 
-def _as_depthwise(node: Node) -> Node:
+def _as_depthwise(graph: Graph, node: Node) -> list[Node]:
+    """A depthwise convolution; of vectors and sequences as images of one row."""
     affine = _affine(node)
     config: dict[str, Any] = {"kernel_size": (1, 1), "strides": (1, 1), "padding": "valid"}
     config |= {"dilation_rate": (1, 1), "depth_multiplier": 1}
     bare = node.replace(kind="DepthwiseConv2D", config=config)
-    return _with_bias(bare, affine.factor.reshape(1, 1, -1, 1), np.ravel(affine.offset))
+    depthwise = _with_bias(bare, affine.factor.reshape(1, 1, -1, 1), np.ravel(affine.offset))
+    if len(node.shape) == 3:
+        return [depthwise]
+    image = (*(1,) * (3 - len(node.shape)), *node.shape)
+    names = []
+    for role in ("image", "depthwise"):
+        name = f"{node.name}_{role}"
+        while name in graph:
+            name = f"{name}_1"
+        names.append(name)
+    return [
+        Node(names[0], "Reshape", node.inputs, image, {"target_shape": image}),
+        depthwise.replace(name=names[1], inputs=names[:1], shape=image),
+        Node(node.name, "Reshape", (names[1],), node.shape, {"target_shape": node.shape}),
+    ]

@@ -191,12 +191,13 @@ def _activation_spec(
 ) -> TensorSpec:
     nodes = [graph[name] for name in members]
     unsigned = all(node.kind == "ReLU" or _only_unsigned(graph, node) for node in nodes)
-    if len(nodes) > 1 and any(node.kind in FIXED_RANGE for node in nodes):
+    fixed = [node.kind in FIXED_RANGE for node in nodes]
+    if any(fixed) and not all(fixed):
         raise UnsupportedModelError(
             "A softmax or sigmoid output, whose range TFLite fixes at 0..1, cannot be concatenated "
             f"with other tensors, since all must share one range. Received: {members}"
         )
-    if any(node.kind in FIXED_RANGE for node in nodes):
+    if any(fixed):
         return TensorSpec(8, symmetric=False, unsigned=True)
     logits = any(n.kind in FIXED_RANGE for name in members for n in readers_of(graph, name))
     if logits or any(source[name] in members for name in graph.outputs):

@@ -97,6 +97,14 @@ FOLDED = {  # what becomes of the batch norm called "norm"
         chain(IMAGE, norm, lambda k: k.Conv2D(4, 3, padding="same")),
         "became a 1x1 depthwise convolution",
     ),
+    "sequence, then padded conv": (
+        chain((9, 3), norm, lambda k: k.Conv1D(4, 3, padding="same")),
+        "became a 1x1 depthwise convolution",
+    ),
+    "vector, last layer": (
+        chain((5,), lambda k: k.Dense(4, activation="relu"), norm),
+        "became a 1x1 depthwise convolution",
+    ),
     "last layer": (
         chain(IMAGE, lambda k: k.MaxPooling2D(2), norm),
         "became a 1x1 depthwise convolution",
@@ -169,8 +177,8 @@ def test_a_model_output_is_not_scaled() -> None:
 
 
 def test_what_cannot_be_folded_is_refused_by_name() -> None:
-    model = chain((9, 3), norm, lambda k: k.Conv1D(4, 3, padding="same"))(tf_keras)
+    model = chain((24,), lambda k: k.Reshape((2, 3, 2, 2)), norm, lambda k: k.Flatten())(tf_keras)
     with pytest.raises(
-        UnsupportedModelError, match=r"'norm' cannot be folded.*Received: .*\(9, 3\)"
+        UnsupportedModelError, match=r"'norm' cannot be folded.*Received: .*\(2, 3, 2, 2\)"
     ):
         fold_batch_norm(read(model))
