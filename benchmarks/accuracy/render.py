@@ -89,7 +89,9 @@ def times(rows: Sequence[Row]) -> str:
             seconds = [r["seconds"]["cpu"] for s in SETTINGS for r in _of(rows, task, recipe, s)]
             texts.append(f"{sum(seconds) / len(seconds):.0f} s" if seconds else MISSING)
         lines.append([recipe, *texts])
-    return "CPU time of `quantize`, mean over the rows of today's algorithms.\n\n" + markdown(["", *_networks()], lines)
+    return "CPU time of `quantize`, mean over the rows of today's algorithms.\n\n" + markdown(
+        ["", *_networks()], lines
+    )
 
 
 def _networks(beside: str = "") -> list[str]:

@@ -150,3 +150,36 @@ def test_the_device_agrees(bits: int, tmp_path: Any) -> None:
             assert np.isfinite(scale).all()
             assert (scale > 0).all()
     pipelines.prove(qmodel, tmp_path)
+
+
+@pytest.mark.parametrize("grid", ["midrise", "narrow"])
+def test_weights_of_dead_inputs_do_not_mislead(grid: str) -> None:
+    """Half of the hidden units never open. Their weights are small, and no level is near on a grid without zero."""
+    network = chain(
+        (6,), lambda k: k.Dense(16, activation="relu", name="hidden"), lambda k: k.Dense(8, name="misled"),
+        lambda k: k.Dense(3, name="last"),
+    )  # fmt: skip
+    model = randomize(network(tf_keras))
+    dead = np.arange(16) % 2 == 1
+    hidden, misled = model.get_layer("hidden"), model.get_layer("misled")
+    hidden.bias.assign(np.where(dead, -1e3, 0.0))
+    misled.kernel.assign(np.where(dead[:, None], 1e-3, 1.0) * misled.kernel)
+    x = samples(model, 64)[0]
+    qmodel = pipelines.quantized(model, pipelines.ranges_only(2, weight_grid=grid), data=x)
+    student = qmodel.student
+
+    def off(name: str, scale: np.ndarray) -> float:
+        """Relative squared error of the layer's output, but for its mean."""
+        kernel, spec = model.get_layer(name).kernel.numpy(), student.weight_quantizers[name].spec
+        codes = np.clip(np.rint(kernel / scale + spec.zero_point), spec.qmin, spec.qmax)
+        arrived = tf_keras.Model(model.inputs, model.get_layer(name).input).predict(x, verbose=0)
+        change = arrived @ ((codes - spec.zero_point) * scale - kernel)
+        return float((change - change.mean(0)).var() / (arrived @ kernel).var())
+
+    for name, quantizer in student.weight_quantizers.items():
+        kernel, found = model.get_layer(name).kernel.numpy(), quantizer.scale().numpy()
+        own = weight_scale(kernel, quantizer.spec, "mse")
+        if name == "misled" and grid == "midrise":
+            assert off(name, found) < 0.7 * off(name, own)
+        else:
+            np.testing.assert_array_equal(found, own)
