@@ -15,7 +15,7 @@ import keras_lowbit
 Row = dict[str, Any]
 # Of the algorithms. Raised when the same configuration comes to give other results, so that rows are measured again.
 # 2: samples of ranges and search from all of the calibration set; images distilled over views.
-# 3: scales of kernels without a zero beside dead inputs; mirror images of what is held out. Concerns MobileNetV1 alone.
+# 3: scales of kernels without a zero beside dead inputs; mirror images on one side of the hold-out. Concerns MobileNetV1 alone.
 RESULTS = 3
 
 

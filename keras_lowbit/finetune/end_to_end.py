@@ -9,7 +9,6 @@ it learns the float model's mean answer over views of each, see :mod:`keras_lowb
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,7 @@ def hold_out(
 
     It has to be done before the reconstruction. Samples that it has seen look better before the
     end-to-end stage than they should, and the stage would be undone for that. (Ranges, a few numbers,
-    have been found with all of them.) Where the stage mirrors what it learns from, mirror images of those
-    to judge by are not learned from.
+    have been found with all of them.) A sample and its mirror image are on one side, if the stage mirrors images.
 
     Args:
       inputs: calibration samples, (samples, ...), by input node.
@@ -68,18 +66,33 @@ def hold_out(
     if not tunes(config) or count == 1:
         return inputs, inputs
     order = np.random.default_rng([seed, count]).permutation(count)
-    learnt, rest = np.split(order, [-max(count // 8, 1)])
-    learnt.sort()
-    images = [x for x in inputs.values() if x.ndim == 4 and x.shape[-1] == COLOURS]
-    if images and _distils(config) and {"auto", "images"} & {*config.augment.split("+")}:
-        judges = {_bytes_of(x[i] for x in images) for i in rest}
-        is_other = [_bytes_of(x[i, :, ::-1] for x in images) not in judges for i in learnt]
-        learnt = learnt[is_other] if any(is_other) else learnt
+    wanted, judges = max(count // 8, 1), set[int]()
+    partners = _mirror_images(inputs) if _mirrors(config) else {}
+    for index in order[::-1]:
+        if len(judges) < wanted:
+            judges |= {index, *partners.get(index, ())}
+    is_judge = np.isin(order, [*judges])
+    learnt, rest = np.sort(order[~is_judge]), order[is_judge]
+    if not len(learnt):  # all samples are one
+        learnt = rest
     return {n: x[learnt] for n, x in inputs.items()}, {n: x[rest] for n, x in inputs.items()}
 
 
-def _bytes_of(arrays: Iterable[np.ndarray]) -> bytes:
-    return b"".join(x.tobytes() for x in arrays)
+def _mirror_images(inputs: dict[str, np.ndarray]) -> dict[int, list[int]]:
+    """The samples that are mirror images of others, by these."""
+    images = [x for x in inputs.values() if x.ndim == 4 and x.shape[-1] == COLOURS]
+    if not images:
+        return {}
+    places: dict[bytes, list[int]] = {}
+    for index in range(len(images[0])):
+        places.setdefault(b"".join(x[index].tobytes() for x in images), []).append(index)
+    mirrored = (b"".join(x[i, :, ::-1].tobytes() for x in images) for i in range(len(images[0])))
+    return {index: places[image] for index, image in enumerate(mirrored) if image in places}
+
+
+def _mirrors(config: PTQConfig) -> bool:
+    """Whether the stage learns from mirror images too, if there are images."""
+    return _distils(config) and not {"auto", "images"}.isdisjoint(config.augment.split("+"))
 
 
 def tunes(config: PTQConfig) -> bool:
