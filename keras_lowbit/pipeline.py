@@ -69,8 +69,8 @@ def quantize(
         worse; they are marked as synthetic in all that is written.
       weight_bits: 2..8; by default 4, half the flash wherever weights are packed or compressed.
       activation_bits: 2..8; by default 8, since fewer save nothing on stock int8 kernels.
-      recipe: "fast", up to a minute for networks of some 100,000 weights; "default", half a minute to two; "best", one to
-        four. See :data:`keras_lowbit.RECIPES`.
+      recipe: "fast", up to a minute for networks of some 100,000 weights; "default", half a minute to two; "best", up
+        to four. See :data:`keras_lowbit.RECIPES`.
       config: everything else; excludes ``weight_bits``, ``activation_bits`` and ``recipe`` here.
       budget: choose the bits of every kernel within these limits, the fewest where the network suffers
         least; kernels that ``layer_bits`` or ``first_last_bits`` name keep theirs, and ``weight_bits`` of the

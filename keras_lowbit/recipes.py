@@ -2,7 +2,7 @@
 
 ``fast`` takes up to a minute and trains nothing: weight scales that suit the outputs, the weights of each
 layer solved for bit by bit, biases corrected analytically. ``default`` takes half a minute to two: blocks
-reconstructed, then a short distillation of the whole network. ``best`` takes one to four minutes: 2.5 times the steps of
+reconstructed, then a short distillation of the whole network. ``best`` takes up to four minutes: 2.5 times the steps of
 distillation, at half the rate and from blends of the samples as well. ``docs/accuracy.md`` shows what each gains.
 """
 
