@@ -1,20 +1,21 @@
 """Read a Keras model of either flavour into a :class:`~keras_lowbit.graph.Graph`.
 
 Reading normalises: nested models are flattened, activations become nodes of their own, separable
-convolutions become their two parts, sums of many become sums of two, and layers that do nothing
-at inference disappear. Whatever cannot be quantized is refused here, by name, before any work.
+convolutions become their two parts, sums of many become sums of two, scalings become batch norms,
+and layers that do nothing at inference disappear. Whatever cannot be quantized is refused here, by name, before any work.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from keras_lowbit._keras import keys_of, sources_of_call
 from keras_lowbit.graph import Graph, Node, role_of
+from keras_lowbit.keras_layers import BARE_BATCH_NORM, SCALINGS, activation_name, scaling_weights
 from keras_lowbit.layer_table import LAYERS
 
 _DROPPED = {
@@ -104,7 +105,7 @@ def _check_finite(nodes: Iterable[Node]) -> None:
 
 def _supported() -> list[str]:
     own = {"Input", "Quantize", "Sigmoid"}
-    return sorted((set(LAYERS) - own) | {"SeparableConv2D", "Activation", "Dropout"})
+    return sorted((set(LAYERS) - own) | {"SeparableConv2D", "Activation", "Dropout", *SCALINGS})
 
 
 class _Reader:
@@ -198,6 +199,11 @@ class _Reader:
             return f"{kind} is a class of your own"
         if ".layers." not in module or kind in ("TFOpLambda", "SlicingOpLambda"):
             return "it is a function, not a layer; use a layer of keras.layers"
+        if kind in SCALINGS:
+            per_channel = scaling_weights(layer, shapes[0][-1]) is not None
+            return (
+                None if per_channel else f"{kind} is supported with a value a channel, or one, only"
+            )
         if kind not in LAYERS and kind not in ("Activation", "SeparableConv2D"):
             return f"{kind} is not supported"
         others = {role_of(getattr(w, "path", w.name)) for w in layer.weights} - _ROLES
@@ -227,7 +233,7 @@ class _Reader:
             return f"Concatenate takes at most {_MOST_JOINED} inputs, not {len(shapes)}; nest two"
         if kind == "Add" and len(set(shapes)) != 1:
             return "Add is supported between equal shapes only"
-        activation = _activation_name(layer) if kind not in ("ReLU", "Softmax") else "linear"
+        activation = activation_name(layer) if kind not in ("ReLU", "Softmax") else "linear"
         if activation not in ("linear", *_ACTIVATIONS):
             known = ", ".join(("linear", *_ACTIVATIONS))
             return f"the activation {activation!r} is not supported; use one of {known}"
@@ -242,9 +248,12 @@ class _Reader:
         self, layer: Any, kind: str, name: str, names: tuple[str, ...], shape: Any
     ) -> str:
         if kind == "Activation":
-            return self._add_activation(name, names[0], shape, _activation_name(layer))
+            return self._add_activation(name, names[0], shape, activation_name(layer))
         if kind == "SeparableConv2D":
             return self._read_separable(layer, name, names[0], shape)
+        if kind in SCALINGS:
+            weights = scaling_weights(layer, shape[-1])
+            return self.add(name, "BatchNormalization", names, shape, BARE_BATCH_NORM, weights)
         raw = layer.get_config()
         config = {key: raw[key] for key in LAYERS[kind].arguments if key in raw}
         if kind == "BatchNormalization":
@@ -262,7 +271,7 @@ class _Reader:
         return self._add_fused_activation(layer, kind, last, shape)
 
     def _add_fused_activation(self, layer: Any, kind: str, name: str, shape: Any) -> str:
-        activation = "linear" if kind == "Softmax" else _activation_name(layer)
+        activation = "linear" if kind == "Softmax" else activation_name(layer)
         return self._add_activation(f"{name}_{activation}", name, shape, activation)
 
     def _add_activation(self, name: str, source: str, shape: Any, activation: str) -> str:
@@ -288,12 +297,3 @@ class _Reader:
         roles = dict(zip(("kernel", "bias"), weights[1:], strict=False))
         last = self.add(f"{name}_pointwise", "Conv2D", (depthwise,), shape, pointwise, roles)
         return self._add_fused_activation(layer, "Conv2D", last, shape)
-
-
-def _activation_name(layer: Any) -> str:
-    activation: Callable[..., Any] | str | None = getattr(layer, "activation", None)
-    if activation is None or isinstance(activation, str):
-        return activation or "linear"
-    name = getattr(activation, "__name__", type(activation).__name__).removesuffix("_v2")  # tf.nn's
-    home = getattr(activation, "__module__", "").split(".")[0]
-    return name if home in ("keras", "tf_keras", "tensorflow") else f"{home}.{name}"

@@ -18,7 +18,7 @@ LONGEST_FILE = 300
 # Imports go downwards or stay on a level. The longest prefix that fits decides.
 LEVELS = {
     "_keras": 0, "checks": 0, "config": 0, "recipes": 0, "quantizers.numerics": 0,
-    "graph": 1, "layer_table": 1, "reader": 1, "callbacks": 1, "quantizers.ranges": 1,
+    "graph": 1, "layer_table": 1, "keras_layers": 1, "reader": 1, "callbacks": 1, "quantizers.ranges": 1,
     "quantizers.tensor_quantizers": 1, "reconstruct.variables": 1, "reconstruct.moments": 1,
     "calibration_data": 2, "data_free": 2, "accounting": 2, "checkpoint": 2, "preprocess": 2, "quantizers": 2,
     "reconstruct": 2, "finetune": 2,

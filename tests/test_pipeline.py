@@ -936,3 +936,25 @@ def test_the_global_data_format_does_not_matter(tmp_path: Path) -> None:
     expected.export(tmp_path / "expected")
     found.export(tmp_path / "found")
     assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@pytest.mark.parametrize("keras", [tf_keras, keras3], ids=["tf_keras", "keras3"])
+@pytest.mark.parametrize("offset", [0.0, -1.0])
+def test_images_rescaled_inside_the_model(keras: Any, offset: float, tmp_path: Path) -> None:
+    """Without an offset, padding stays zero, and the factor is part of the first kernel."""
+    layers, image = keras.layers, keras.Input((12, 12, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 127.5, offset=offset, name="scale")(image)
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="first")(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, activation="relu", name="second")(x))
+    x = layers.Dense(3, name="last")(x)
+    outputs = layers.Normalization(mean=[1.0, 2, 3], variance=[0.1, 0.2, 4], invert=True)(x)
+    model = networks.randomize(keras.Model(image, outputs))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 12, 12, 3)).astype(np.uint8)
+    qmodel = pipelines.quantized(model, PTQConfig.edge8(4, optimize=(), tune_steps=0), pixels)
+    place = "became a 1x1 depthwise convolution" if offset else "folded into first"
+    assert qmodel.notes["scale"] == place
+    bits = {name: spec.bits for name, spec in qmodel.student.placement.weights.items()}
+    assert bits == {"first": 8, "second": 4, "last": 8} | ({"scale": 8} if offset else {})
+    expected, received = np.asarray(model(pixels)), qmodel.model.predict(pixels, verbose=0)
+    assert np.abs(received - expected).max() < 0.1 * np.abs(expected).max()
+    pipelines.prove(qmodel, tmp_path)

@@ -135,6 +135,12 @@ NETWORKS: dict[str, networks.Network] = {
         (5,), lambda k: k.Dense(4),
         lambda k: k.BatchNormalization(center=False, scale=False, epsilon=0.01),
     ),
+    "scalings": chain(
+        IMAGE, lambda k: k.Rescaling(1 / 127.5, offset=-1.0), lambda k: k.Conv2D(4, 3, padding="same"),
+        lambda k: k.Normalization(mean=[0.5, -1.0, 2.0, 0.0], variance=[4.0, 0.0, 1e-3, 1.0]),
+        lambda k: k.Flatten(), lambda k: k.Dense(2), lambda k: k.Rescaling([2.0, 3.0], [0.1, -0.2]),
+        lambda k: k.Normalization(axis=None, mean=3.0, variance=0.25, invert=True),
+    ),
     "noise": chain((5,), lambda k: k.GaussianNoise(0.1), lambda k: k.Dense(2)),
     "augmented": chain(
         IMAGE, lambda k: k.RandomFlip(), lambda k: k.RandomContrast(0.1), lambda k: k.AlphaDropout(0.1),
@@ -204,6 +210,19 @@ def test_integer_inputs_are_read_as_float(keras: Any) -> None:
     model = networks.randomize(keras.Model(codes, keras.layers.Dense(2)(codes)))
     x = np.arange(8, dtype=np.uint8).reshape(2, 4)
     np.testing.assert_allclose(build(read(model))(x), np.asarray(model(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+def test_an_adapted_normalization_is_read_as_it_is(keras: Any) -> None:
+    x = np.random.default_rng(0).normal(3.0, [1.0, 10.0, 0.1], (64, 3)).astype(np.float32)
+    normalization = keras.layers.Normalization()
+    normalization.adapt(x)
+    model = networks.randomize(
+        keras.Sequential([keras.Input((3,)), normalization, keras.layers.Dense(2)])
+    )
+    normalization.adapt(x)  # networks.randomize has changed its mean, too
+    expected = (x - x.mean(0)) / x.std(0) @ model.get_weights()[-2] + model.get_weights()[-1]
+    np.testing.assert_allclose(build(read(model))(x), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
@@ -292,6 +311,14 @@ REFUSED = {
     "batch norm axis": (
         chain(IMAGE, lambda k: k.BatchNormalization(axis=1, name="norm")),
         "norm: .*last axis",
+    ),
+    "rescaling by place": (
+        chain(IMAGE, lambda k: k.Rescaling(np.ones((8, 1)), name="scale")),
+        "scale: Rescaling is supported with a value a channel, or one, only",
+    ),
+    "normalization by place": (
+        chain(IMAGE, lambda k: k.Normalization(axis=1, mean=0.0, variance=1.0, name="norm")),
+        "norm: Normalization is supported with a value a channel",
     ),
     "dynamic shape": (chain((None, 3), lambda k: k.Conv1D(2, 3)), "image: .*not static"),
     "custom": (_custom, "twice: Twice is a class of your own\n  false_relu: ReLU is a class"),

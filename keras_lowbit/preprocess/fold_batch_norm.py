@@ -46,7 +46,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, dict[str, str]]:
         if has_kernel(before.kind) and graph.only_consumer(before.name) is not None:
             graph = graph.without(node.name).updated(_scaled_outputs(before, _affine(node)))
             folded[node.name] = f"folded into {before.name}"
-        elif after is not None and _reads_no_padding(after):
+        elif after is not None and _may_scale_inputs(after, _affine(node)):
             graph = graph.updated(_scaled_inputs(after, _affine(node))).without(node.name)
             folded[node.name] = f"folded into {after.name}"
         elif len(node.shape) <= 3:
@@ -84,13 +84,12 @@ def _scaled_outputs(node: Node, affine: _Affine) -> Node:
     return _with_bias(node, scaled, bias * affine.factor + affine.offset)
 
 
-def _reads_no_padding(node: Node) -> bool:
-    """True if every input of this layer is a real activation, never padding."""
-    if node.kind == "Dense":
-        return True
-    if node.kind not in ("Conv1D", "Conv2D", "DepthwiseConv2D"):
+def _may_scale_inputs(node: Node, affine: _Affine) -> bool:
+    """True if this layer reads no padding, which is zero, or the map leaves zero where it is."""
+    if node.kind not in ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D"):
         return False
-    return node.config["padding"] == "valid" or set(np.ravel(node.config["kernel_size"])) == {1}
+    unpadded = node.kind == "Dense" or node.config["padding"] == "valid"
+    return unpadded or set(np.ravel(node.config["kernel_size"])) == {1} or not affine.offset.any()
 
 
 def _scaled_inputs(node: Node, affine: _Affine) -> Node:

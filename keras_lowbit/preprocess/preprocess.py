@@ -36,8 +36,8 @@ def preprocess(graph: Graph, config: PTQConfig) -> tuple[Graph, dict[str, str]]:
         graph, notes = fold_batch_norm(graph)
     elif kept:
         raise ValueError(
-            "The integer kernels have no batch norm, so it can only stay if the model has none. Use "
-            f"fold_batch_norm=True. Received: fold_batch_norm=False and the batch norms {kept}"
+            "The integer kernels have no batch norm, rescaling or normalization, so these are folded, or the model "
+            f"has none. Use fold_batch_norm=True. Received: fold_batch_norm=False and the layers {kept}"
         )
     graph, moved = hoist_relu(graph)
     notes |= moved

@@ -11,6 +11,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from keras_lowbit.config import PTQConfig, TensorSpec
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import FIXED_RANGE, LAYERS, has_kernel
@@ -173,17 +175,22 @@ def _layer_bits(graph: Graph, node: Node, config: PTQConfig) -> tuple[int, int]:
 
 
 def _any_kernel(graph: Graph, start: Iterable[str], follow: Callable[[str], Iterable[str]]) -> bool:
-    """True if a layer with weights is among the nodes reached from ``start``."""
+    """True if a layer with weights, but what a batch norm became, is reached from ``start``."""
     seen: set[str] = set()
     waiting = list(start)
     while waiting:
         name = waiting.pop()
-        if has_kernel(graph[name].kind):
+        if has_kernel(graph[name].kind) and not _scales_channels(graph[name]):
             return True
         if name not in seen:
             seen.add(name)
             waiting += follow(name)
     return False
+
+
+def _scales_channels(node: Node) -> bool:
+    sizes = [node.config.get(key, 1) for key in ("kernel_size", "strides", "depth_multiplier")]
+    return node.kind == "DepthwiseConv2D" and {1}.issuperset(np.hstack(sizes))
 
 
 def _activation_spec(
