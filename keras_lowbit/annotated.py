@@ -28,7 +28,7 @@ from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.quantizers.quantize_configs import unwrap
 from keras_lowbit.quantizers.ranges import SMALLEST_RELATIVE_SCALE
-from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
+from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
 from keras_lowbit.reader import read
 from keras_lowbit.reconstruct.reconstructor import warn_if_useless
 
@@ -89,7 +89,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
     data = collect(calib_ds, source, config.calibration_samples, config.batch_size)
     graph = insert_requantization(prepared, config)
     student, teacher = insert_quantizers(graph, place(graph, config)), build(graph)
-    _take_kernel_scales(student, preprocess(scaled, config)[0])
+    _take_kernel_ranges(student, preprocess(scaled, config)[0], weights)
     before = {
         name: source[name].inputs[0] for name in notes if name in source and source[name].inputs
     }
@@ -125,7 +125,9 @@ def _by_node(
     return found
 
 
-def _take_kernel_scales(student: Student, scaled: Graph) -> None:
+def _take_kernel_ranges(
+    student: Student, scaled: Graph, weights: dict[str, WeightQuantizer]
+) -> None:
     for name, quantizer in student.weight_quantizers.items():
         signed = scaled[name].weights["kernel"]
         scale = np.abs(signed)
@@ -146,6 +148,12 @@ def _take_kernel_scales(student: Student, scaled: Graph) -> None:
         # A batch norm with gamma 0 leaves a channel of zeros, which not every grid has.
         least = (largest.max() or 1.0) * SMALLEST_RELATIVE_SCALE
         quantizer.set_scale(np.where(largest > 0, largest, least))
+        if quantizer.spec.grid == "centred" and name in weights:
+            zero_point = weights[name].variables["zero_point"].numpy()
+            mirrored = signed.min(axis=others, keepdims=True) < 0
+            quantizer.variables["zero_point"].assign(
+                np.where(mirrored, -1 - zero_point, zero_point)
+            )
 
 
 def _take_ranges(

@@ -14,8 +14,8 @@ from keras_lowbit.checks import MAX_BITS, as_items, as_tuple, check_bits, check_
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
 ALL_RANGE_METHODS = (*RANGE_METHODS, "output")
-WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise")
-MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
+WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise", "centred")
+MOST_CENTRED_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
 MERGED = "merged:"  # and a number: so many blocks in a row
 AUGMENTS = ("auto", "none", "mixup", "images", "series")
@@ -28,13 +28,13 @@ class TensorSpec:
 
     Attributes:
       bits: width of a code, 2..8; activations also 16, which no exported file holds.
-      symmetric: True for weights: codes around a fixed zero point, see ``grid``; False for
-        activations: codes 0..2^b-1 and a free zero point.
+      symmetric: True for weights, see ``grid``; False for activations: 0..2^b-1, a free zero point.
       axis: axes that have a scale of their own; empty for one scale per tensor.
       unsigned: the tensor is never negative (after a ReLU), so its zero point is 0.
       grid: of weights: "narrow", codes -(2^(b-1)-1)..2^(b-1)-1 with 0 for zero; "full", also
-        -2^(b-1); "midrise", as many codes with zero in the middle between two of them, so that
-        2 bits are the levels -1.5, -0.5, 0.5 and 1.5 times the scale.
+        -2^(b-1); "midrise", as many codes with zero in the middle between two of them, so that 2 bits
+        are the levels -1.5, -0.5, 0.5 and 1.5 times the scale; "centred", along ``axis`` that, "full"
+        or its mirror image, -1..2.
     """
 
     bits: int
@@ -65,9 +65,9 @@ class TensorSpec:
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     @property
-    def zero_point(self) -> float:
-        """What stands for zero among the codes of a symmetric grid."""
-        return -0.5 if self.grid == "midrise" else 0.0
+    def zero_points(self) -> tuple[float, ...]:
+        """What may stand for zero among the codes of a symmetric grid, the usual first."""
+        return {"midrise": (-0.5,), "centred": (-0.5, 0.0, -1.0)}.get(self.grid, (0.0,))
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the scale of a tensor of this ``shape``: 1 but along ``axis``."""
@@ -96,10 +96,11 @@ class PTQConfig:
         0 to 0.5, that is added to every layer where it can be; 0 for off. It costs parameters and
         operations.
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
-        more below; "midrise", as many as "full" and none of them zero; "auto", "midrise" at 2 and 3
-        bits and "narrow" above. At 8 bits always narrow. See :class:`TensorSpec`.
-      weight_range: the initial weight scales: "mse", of least error of the kernel (on a grid without zero, as
-        "output" beside inputs that never vary); "minmax", covering all; "output", of least error of the layer's output.
+        more below; "midrise", as many as "full" and none of them zero; "centred", for every output channel
+        the better of these or one more above; "auto", "centred" at 2 and 3 bits and "narrow" above. At 8
+        bits always narrow. See :class:`TensorSpec`.
+      weight_range: the initial weight scales and zero points: "mse", of least error of the kernel; "minmax",
+        covering all; "output", of least error of the layer's output.
       activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
         error of the network's output, below 8 bits.
       optimize: optimization variables by name or instance. Weights belong to the first that can
@@ -249,7 +250,7 @@ class PTQConfig:
         """The grid of kernels of that many bits, "narrow", "full" or "midrise"."""
         if bits == MAX_BITS:
             return "narrow"
-        automatic = "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
+        automatic = "centred" if bits <= MOST_CENTRED_BITS else "narrow"
         return automatic if self.weight_grid == "auto" else self.weight_grid
 
     @classmethod

@@ -84,6 +84,8 @@ def random_values(
         source = values[f"{placement.inputs[node.name]}/output_scale"]
         room = np.abs(bias) * 2.0 ** (8 - spec.bits) / LARGEST_BIAS / source
         values[f"{node.name}/kernel_scale"] = np.float32(np.maximum(scale, room))
+        zero_points = random.choice(spec.zero_points, scale.shape)
+        values[f"{node.name}/kernel_zero_point"] = np.float32(zero_points)
         values |= {f"{node.name}/{role}": array for role, array in node.weights.items()}
     return values
 

@@ -54,7 +54,7 @@ def calls(grid: str = "narrow") -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="module", params=["narrow", "midrise"])
+@pytest.fixture(scope="module", params=["narrow", "midrise", "centred"])
 def trained(request: pytest.FixtureRequest) -> tuple[Any, np.ndarray]:
     model = applied(*calls(request.param))
     model.get_layer("quant_norm").layer.gamma.assign([-1.2, 0.7, 1.5, 0.0, -0.3])
@@ -78,8 +78,9 @@ def test_what_was_trained_is_exported(trained: tuple[Any, np.ndarray], tmp_path:
             levels = quantizer(kernel, False, variables).numpy() / quantizer.scale().numpy()
             levels *= signs if name == "conv" else 1
             codes = kernel_codes(name, quantizer.spec, values)
-            kept = levels != 0 if quantizer.spec.grid == "midrise" else np.full(levels.shape, True)
-            expected = np.rint(levels + quantizer.spec.zero_point)
+            zero = values[f"{name}/kernel_zero_point"]
+            kept = (levels != 0) | (zero % 1 == 0)
+            expected = np.rint(levels + zero)
             np.testing.assert_array_equal(codes[kept], expected[kept])
     known = model.get_layer("quant_relu").quantize_config.output_quantizer
     assert values["relu/output_scale"] == known.scale().numpy()

@@ -24,11 +24,12 @@ def test_codes_of_a_grid(bits: int) -> None:
 
 
 def test_grids_of_weights() -> None:
-    full, midrise = (TensorSpec(3, True, grid=grid) for grid in ("full", "midrise"))
-    assert (full.qmin, full.qmax, full.zero_point) == (-4, 3, 0.0)
-    assert (midrise.qmin, midrise.qmax, midrise.zero_point) == (-4, 3, -0.5)
+    zero_points = {"full": (0.0,), "midrise": (-0.5,), "centred": (-0.5, 0.0, -1.0)}
+    for grid, expected in zero_points.items():
+        spec = TensorSpec(3, True, grid=grid)
+        assert (spec.qmin, spec.qmax, spec.zero_points) == (-4, 3, expected)
     chosen = [PTQConfig().grid_of_weights(bits) for bits in (2, 3, 4, 8)]
-    assert chosen == ["midrise", "midrise", "narrow", "narrow"]
+    assert chosen == ["centred", "centred", "narrow", "narrow"]
     chosen = [PTQConfig(weight_grid="full").grid_of_weights(bits) for bits in (2, 7, 8)]
     assert chosen == ["full", "full", "narrow"]
     for grid, bits in (("full", 8), ("midrise", 8), ("auto", 4)):
@@ -63,7 +64,7 @@ def test_bits_are_checked(bits: Any) -> None:
         ({"equalize": 1}, "equalize=1"),
         ({"layer_bits": {"conv": 1}}, "layer_bits\\['conv'\\]"),
         ({"layer_bits": {"conv": (4, 4, 4)}}, "pair"),
-        ({"weight_grid": "ternary"}, "'midrise'.*weight_grid='ternary'"),
+        ({"weight_grid": "ternary"}, "'centred'.*weight_grid='ternary'"),
         ({"weight_range": "percentile"}, "'minmax', 'mse'.*weight_range='percentile'"),
         ({"activation_range": "max"}, "activation_range='max'"),
         ({"units": "stage"}, "units='stage'"),

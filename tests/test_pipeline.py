@@ -541,10 +541,15 @@ def test_metadata_agree_with_the_flatbuffer(bits: int, tmp_path: Path) -> None:
         if name.endswith("/kernel"):
             kernels += 1
             assert entry["bits"] == bits
-            assert entry["shift"] == 8 - bits
+            zero = np.float64(entry["zero_point_b"])
+            assert set(np.ravel(zero)) <= ({-1.0, -0.5, 0.0} if bits < 4 else {0.0})
+            np.testing.assert_array_equal(entry["shift"], 8 - bits - (zero == -1))
+            np.testing.assert_array_equal(entry["offset"], -zero * 2.0 ** np.array(entry["shift"]))
             codes = np.asarray(model.buffers[tensor.buffer].data).view(np.int8).astype(int)
-            assert len(set(codes.tolist())) <= 2**bits - (bits > 3)  # "midrise" up to 3 bits
-            assert not np.any((codes - entry["offset"]) % 2 ** entry["shift"])
+            codes = np.moveaxis(codes.reshape(tensor.shape), entry["axis"], -1)
+            for channel in codes.reshape(-1, codes.shape[-1]).T:
+                assert len(set(channel)) <= 2**bits - (bits > 3)  # "centred" up to 3 bits
+            assert not np.any((codes - entry["offset"]) % 2 ** np.array(entry["shift"]))
             assert zero_points == {0}
             assert len(tensor.quantization.scale) == tensor.shape[entry["axis"]]
         else:

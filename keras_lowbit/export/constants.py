@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,68 @@ def kernel_codes(name: str, spec: TensorSpec, values: Mapping[str, np.ndarray]) 
             f"{kernel.size} in the kernel of {name!r}"
         )
     # By the simulation's own function: another order of the same sum rounds what is next to zero elsewhere.
-    return quantize(kernel, scale, spec.zero_point, spec.qmin, spec.qmax).numpy().astype(np.int32)
+    zero_point = values[f"{name}/kernel_zero_point"]
+    return quantize(kernel, scale, zero_point, spec.qmin, spec.qmax).numpy().astype(np.int32)
+
+
+class Aligned(NamedTuple):
+    """Weights in a container, see :func:`align_weights`; ``shift`` and ``offset`` as in :class:`ir.Tensor`."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    shift: int | tuple[int, ...]
+    offset: int | tuple[int, ...]
+
+
+def align_weights(
+    codes: np.ndarray,
+    scale: np.ndarray,
+    zero_point: np.ndarray,
+    bits: int,
+    width: int = 8,
+    axis: int = 0,
+) -> Aligned:
+    """Shift b-bit codes to the top of `width` bits, which keeps double rounding rare; same real values.
+
+    Args:
+      codes: -2^(b-1)..2^(b-1)-1, any shape.
+      scale: float32, one or one per index of `axis`.
+      zero_point: 0, -0.5 or -1, likewise. A half takes the place of the lowest bit shifted in; from -1,
+        the highest level is a code above the top, so the shift is one less.
+      bits: of the codes.
+      width: of the container's integers.
+      axis: of the output channels.
+
+    Returns:
+      int8 codes, (codes - zero_point) << shift; float32 scale / 2^shift (exact); shift; and -zero_point << shift.
+
+    Raises:
+      ValueError: a code that does not fit `bits`; or these and the zero point do not fit `width`.
+    """
+    codes, limit = np.asarray(codes), 2 ** (bits - 1)
+    if codes.min() < -limit or codes.max() > limit - 1 or np.any(codes != np.rint(codes)):
+        raise ValueError(
+            f"Weight codes of {bits} bits must be integers in [{-limit}, {limit - 1}]. "
+            f"Received: codes from {codes.min()} to {codes.max()}."
+        )
+    zero_point = np.atleast_1d(np.asarray(zero_point, np.float64))
+    shift = width - bits - (zero_point == -1)
+    factor = 2.0**shift
+    if (shift < (zero_point % 1 != 0)).any():
+        raise ValueError(
+            f"{bits}-bit codes with a zero point of {zero_point.min()} need a bit more than {width} hold. "
+            f"Received: bits={bits}, width={width}"
+        )
+    along = (-1, *(1,) * (codes.ndim - 1 - axis)) if zero_point.size > 1 else (1,)
+    levels = (codes - zero_point.reshape(along)) * factor.reshape(along)
+    aligned = np.atleast_1d(np.float32(scale)) / np.float32(factor)
+    return Aligned(levels.astype(np.int8), aligned, _one(shift), _one(-zero_point * factor))
+
+
+def _one(numbers: np.ndarray) -> int | tuple[int, ...]:
+    """The number, if all are the same."""
+    integers = tuple(map(int, numbers))
+    return integers[0] if len(set(integers)) == 1 else integers
 
 
 def kernel_and_bias(
@@ -63,27 +125,33 @@ def kernel_and_bias(
       ValueError: a bias that overflows int32, or whose scale leaves the normal float32 numbers; a
         container too narrow for the grid.
     """
-    scale = values[f"{name}/kernel_scale"].reshape(-1)
-    if container == "int4" and np.all(scale == scale[0]):
-        scale = scale[:1]  # TFLM runs a packed FULLY_CONNECTED with a single scale only
-    data, aligned, shift = ir.align_weights(codes, scale, spec.bits, INTEGER_BITS[container])
-    if spec.zero_point and not shift:
+    scale, zero_point = (
+        values[f"{name}/kernel_{part}"].reshape(-1) for part in ("scale", "zero_point")
+    )
+    if container == "int4" and np.all(scale == scale[0]) and np.all(zero_point == zero_point[0]):
+        scale, zero_point = (
+            scale[:1],
+            zero_point[:1],
+        )  # all that TFLM's packed FULLY_CONNECTED takes
+    width = INTEGER_BITS[container]
+    if any(zero_point) and spec.bits == width:
         raise ValueError(
-            f"Layer {name!r}: the grid 'midrise' needs a bit more than its codes have; choose another "
+            f"Layer {name!r}: the grid {spec.grid!r} needs a bit more than its codes have; choose another "
             f"container. Received: {spec.bits} bits in {container!r}"
         )
-    offset = int(-spec.zero_point * 2**shift)  # puts 0 in the middle between two codes
+    data, aligned, shift, offset = align_weights(codes, scale, zero_point, spec.bits, width, axis)
+    ends = [np.left_shift(end, shift) + offset for end in (spec.qmin, spec.qmax)]
     kernel = ir.Tensor(
-        f"{name}/kernel", data.shape, aligned, 0, spec.bits, (spec.qmin << shift) + offset,
-        (spec.qmax << shift) + offset, data=np.ascontiguousarray(data + np.int8(offset)), axis=axis,
-        method=method, shift=shift, offset=offset,
+        f"{name}/kernel", data.shape, aligned, 0, spec.bits, int(np.min(ends)), int(np.max(ends)),
+        data=np.ascontiguousarray(data), axis=axis, method=method, shift=shift, offset=offset,
     )  # fmt: skip
     floats = values.get(f"{name}/bias", np.zeros(codes.shape[axis], np.float32))
     input_scale = float(np.asarray(source.scale)[0])
     _check_product(name, input_scale, aligned)
     integers, bias_scale = ir.quantize_bias(floats, input_scale, aligned, name)
-    ends = (-(2**31), 2**31 - 1)
-    bias = ir.Tensor(f"{name}/bias", integers.shape, bias_scale, 0, 32, *ends, "int32", integers)
+    bias = ir.Tensor(
+        f"{name}/bias", integers.shape, bias_scale, 0, 32, -(2**31), 2**31 - 1, "int32", integers
+    )
     return kernel, bias
 
 

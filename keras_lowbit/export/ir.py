@@ -38,7 +38,8 @@ class Tensor:
 
     `shape` includes the batch of 1. `scale` is float32 of length 1 or of length `shape[axis]`
     (constants only). `qmin` and `qmax` are the ends of the b-bit grid as container codes, `shift`
-    is the MSB alignment of weights: container code = (b-bit code << shift) + offset.
+    is the MSB alignment of weights: container code = (b-bit code << shift) + offset. Where the channels
+    differ, these two are tuples of a number each.
 
     Raises: ValueError if the fields contradict each other.
     """
@@ -54,8 +55,8 @@ class Tensor:
     data: np.ndarray | None = None
     axis: int = 0
     method: str = ""
-    shift: int = 0
-    offset: int = 0
+    shift: int | tuple[int, ...] = 0
+    offset: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in ("int8", "int32"):
@@ -189,28 +190,6 @@ def linear_placements(bits: int, zero: int) -> tuple[CodeRange, ...]:
     if bits == 8:
         return (top,)
     return CodeRange(top.zero_point, INT8_MIN, INT8_MAX), activation_placement(bits, zero, low=True)
-
-
-def align_weights(
-    codes: np.ndarray, scale: np.ndarray, bits: int, width: int = 8
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Shift b-bit codes to the top of `width` bits, which keeps double rounding rare; same real values.
-
-    Returns int8 codes (codes << width-bits), float32 scale / 2^(width-bits) (exact) and the shift.
-
-    Raises: ValueError if a code does not fit `bits`, or `bits` does not fit `width`.
-    """
-    _check_bits(bits, width)
-    codes = np.asarray(codes)
-    limit = 2 ** (bits - 1)
-    if codes.min() < -limit or codes.max() > limit - 1 or np.any(codes != np.rint(codes)):
-        raise ValueError(
-            f"Weight codes of {bits} bits must be integers in [{-limit}, {limit - 1}]. "
-            f"Received: codes from {codes.min()} to {codes.max()}."
-        )
-    shift = width - bits
-    aligned = (codes.astype(np.int32) * 2**shift).astype(np.int8)
-    return aligned, np.atleast_1d(np.float32(scale)) / np.float32(2**shift), shift
 
 
 def quantize_bias(

@@ -32,7 +32,7 @@ class StoredTensor:
       scale: float32, length 1 or one per index of ``axis``.
       zero_point: the code that stands for 0.
       axis: which dimension the scales belong to; 0 if there is only one.
-      shift: the b-bit code is ``(code - offset) >> shift``.
+      shift: the b-bit code is ``(code - offset) >> shift``; a list, of one per index of ``axis``, where they differ.
       offset: see ``shift``.
       method: how the values were found.
       stored_bytes: of the file that hold the tensor's constants; tensors may share some.
@@ -47,8 +47,8 @@ class StoredTensor:
     scale: np.ndarray
     zero_point: int
     axis: int
-    shift: int
-    offset: int
+    shift: int | list[int]
+    offset: int | list[int]
     method: str
     stored_bytes: int
     codes: np.ndarray | None
@@ -175,7 +175,7 @@ class _Reader:
         if (
             scale.size not in (1, shape[axis])
             or (scale.size > 1, axis) != (entry["granularity"] == "channel", entry["axis"])
-            or (codes is not None and not _on_grid(codes, entry))
+            or (codes is not None and not _on_grid(np.moveaxis(codes, axis, -1), entry))
         ):
             raise ValueError(f"tensor {name!r} is not on the grid {entry}.")
         fields = {field: entry[field] for field in ("bits", "shift", "offset", "method")}
@@ -211,6 +211,7 @@ class _Reader:
 
 
 def _on_grid(codes: np.ndarray, entry: dict[str, Any]) -> bool:
+    """Whether codes, their channels last, are such as the entry allows."""
     inside = entry["qmin"] <= codes.min() and codes.max() <= entry["qmax"]
-    moved = codes.astype(int) - entry["offset"]
-    return bool(inside and not np.any(moved & (2 ** entry["shift"] - 1)))
+    moved = codes.astype(int) - np.array(entry["offset"])
+    return bool(inside and not np.any(moved & (2 ** np.array(entry["shift"]) - 1)))

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_lowbit.export.ir import Program, Tensor
 from keras_lowbit.export.model_file import (
     SEAL,
@@ -25,8 +27,11 @@ METADATA_NAME = "KERAS_LOWBIT_METADATA"
 METADATA_SEAL = "metadata_sha256"  # of metadata in a file of their own
 FORMAT = 1
 _FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("index", "bits", "axis", "shift", "offset", "qmin", "qmax"), int),
-    "zero_point_b": (int, float),  # of weights on a "midrise" grid, half a code below 0
+    **dict.fromkeys(("index", "bits", "axis", "qmin", "qmax"), int),
+    **dict.fromkeys(
+        ("shift", "offset"), (int, list)
+    ),  # lists, of a number a channel, on "centred" grids
+    "zero_point_b": (int, float, list),  # of weights, 0, or half a code or one below
     **dict.fromkeys(("scheme", "granularity", "container", "method"), str),
 }
 
@@ -162,7 +167,8 @@ def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
             not fits
             or not 0 <= entry["index"] < count
             or entry["bits"] not in range(2, 9)
-            or entry["shift"] not in range(7)
+            or not all(type(n) is int for f in ("shift", "offset") for n in _listed(entry[f]))
+            or not all(shift in range(7) for shift in _listed(entry["shift"]))
             or entry["container"] not in INTEGER_BITS
         ):
             raise ValueError(
@@ -172,10 +178,16 @@ def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
             )
 
 
+def _listed(numbers: Any) -> list[Any]:
+    return numbers if isinstance(numbers, list) else [numbers]
+
+
 def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
     constant = tensor.data is not None
     # A tensor that is clamped at its top only has codes below the offset until its QUANTIZE.
-    offset = tensor.offset if constant else tensor.qmax - (2**tensor.bits - 1)
+    offset = np.array(tensor.offset if constant else tensor.qmax - (2**tensor.bits - 1))
+    shift = np.array(tensor.shift)
+    zero_point = -offset / 2.0**shift if constant else tensor.zero_point - offset
     scales = tensor.scale.size if tensor.scale is not None else 0
     return {
         "index": index,
@@ -183,11 +195,11 @@ def _describe(index: int, tensor: Tensor) -> dict[str, Any]:
         "scheme": "sym" if constant else "asym",
         "granularity": "channel" if scales > 1 else "tensor",
         "axis": tensor.axis if scales > 1 else 0,
-        "shift": tensor.shift,
-        "offset": offset,
+        "shift": shift.tolist(),
+        "offset": offset.tolist(),
         "qmin": tensor.qmin,
         "qmax": tensor.qmax,
-        "zero_point_b": -offset / 2**tensor.shift if constant else tensor.zero_point - offset,
+        "zero_point_b": zero_point.tolist(),
         "method": tensor.method,
     }
 

@@ -51,23 +51,36 @@ def encode_lookup(tensor: Tensor) -> tuple[bytes, bytes]:
     """Weights as DECODE reads them: packed indices, and the header with the table of each channel.
 
     Indices are as narrow as the number of distinct codes allows, the first in the highest bits. DECODE
-    takes the number of tables from the scales, so every channel has its own, though all are equal.
+    takes the number of tables from the scales, so every channel has its own, though all may be equal: then
+    they hold the codes that occur, else all codes of each channel.
 
     Raises: ValueError if there are more distinct codes than the widest index can tell apart.
     """
-    table, indices = np.unique(_data(tensor), return_inverse=True)
+    codes, channels = _data(tensor), 1 if tensor.scale is None else tensor.scale.size
+    if isinstance(tensor.offset, tuple):
+        shift, offset = np.array(tensor.shift), np.array(tensor.offset)
+        along = (-1, *(1,) * (codes.ndim - 1 - tensor.axis))
+        lowest = -(2 ** (tensor.bits - 1))
+        indices = (
+            codes - offset.reshape(along) >> np.resize(shift, channels).reshape(along)
+        ) - lowest
+        grid = np.arange(lowest, -lowest)
+        tables = ((grid << shift[..., None]) + offset[:, None]).astype(np.int8)
+        table = tables[0]
+    else:
+        table, indices = np.unique(codes, return_inverse=True)
+        tables = np.tile(table, channels)
     width = max(1, (len(table) - 1).bit_length())
     if width > WIDEST_INDEX:
         raise ValueError(
             f"Tensor '{tensor.name}': lookup tables hold at most {2**WIDEST_INDEX} distinct codes. "
             f"Received: {len(table)}."
         )
-    channels = 1 if tensor.scale is None else tensor.scale.size
     axis = tensor.axis if channels > 1 else _ONE_TABLE
     header = bytes([_LOOKUP, _VERSION, 0, 0, _VERSION, axis << 4 | width, len(table)])
     places = np.arange(width - 1, -1, -1)
     bits = (indices.reshape(-1, 1) >> places & 1).astype(np.uint8)
-    return np.packbits(bits).tobytes(), header.ljust(16, b"\0") + channels * table.tobytes()
+    return np.packbits(bits).tobytes(), header.ljust(16, b"\0") + tables.tobytes()
 
 
 def unpack_integers(data: bytes, container: str, count: int) -> np.ndarray:

@@ -26,7 +26,7 @@ import numpy as np
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import LAYERS
-from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.quantizers.ranges import kernel_range
 
 # What sums over its input channels, and the argument that counts its output channels.
 _WIDTH = {"Conv1D": "filters", "Conv2D": "filters", "Dense": "units"}
@@ -65,7 +65,7 @@ def split_channels(
             continue
         chosen = _chosen(kernel, count)
         # The scale is that of the plain halves, as in the authors' code; the shift hardly moves it.
-        scale = weight_scale(_split(kernel, chosen, 0.0), specs[name], weight_range)
+        scale, _ = kernel_range(_split(kernel, chosen, 0.0), specs[name], weight_range)
         split = _split(kernel, chosen, scale.astype(np.float64)).astype(np.float32)
         sources = list(range(channels))
         for channel in chosen:

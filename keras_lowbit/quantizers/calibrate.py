@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_lowbit.config import RANGE_METHODS, TensorSpec
 from keras_lowbit.quantizers.quantize_configs import input_ranges_of_tfmot, quantizers_of
-from keras_lowbit.quantizers.ranges import activation_range, weight_scale
+from keras_lowbit.quantizers.ranges import activation_range, kernel_range
 from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer
 
 SAMPLED_VALUES = 2**16
@@ -82,7 +82,7 @@ def calibrate(
         )
     weights, activations = quantizers_of(model)
     found = [
-        (weight, weight_scale(kernel.numpy(), weight.spec, weight_range))
+        (weight, kernel_range(kernel.numpy(), weight.spec, weight_range))
         for kernel, weight in weights
         if np.isnan(weight.scale().numpy()).all()
     ]
@@ -106,11 +106,9 @@ def calibrate(
     # All or nothing: a range that cannot be found leaves no other one behind.
     pairs = list(zip(waiting, observers, strict=True))
     ranges = [_range(quantizer, observer, activation_range_method) for quantizer, observer in pairs]
-    for weight, scale in found:
-        weight.set_scale(scale)
-    for quantizer, (step, zero_point) in zip(waiting, ranges, strict=True):
+    for quantizer, (step, zero_point) in [*found, *zip(waiting, ranges, strict=True)]:
         quantizer.set_scale(step)
-        quantizer.variables["zero_point"].assign(float(zero_point))
+        quantizer.variables["zero_point"].assign(zero_point)
     return [quantizer for quantizer, seen in pairs if seen.low == seen.high == 0]
 
 

@@ -51,6 +51,8 @@ class Student:
         """Every variable but scales that quantization may change, by a stable name."""
         named = {f"{name}/kernel": variable for name, variable in self.kernels.items()}
         named |= {f"{name}/bias": variable for name, variable in self.biases.items()}
+        for name, weight in self.weight_quantizers.items():
+            named[f"{name}/kernel_zero_point"] = weight.variables["zero_point"]
         for name, activation in self.activation_quantizers.items():
             named[f"{name}/output_zero_point"] = activation.variables["zero_point"]
         return named
@@ -105,7 +107,7 @@ class Student:
     def digests(self) -> dict[str, str]:
         """What :meth:`values` are known by: sha256 of those of every "weight", "bias" and "activation"."""
         parts = {
-            "weight": ("kernel", "kernel_scale"),
+            "weight": ("kernel", "kernel_scale", "kernel_zero_point"),
             "bias": ("bias",),
             "activation": ("output_scale", "output_zero_point"),
         }

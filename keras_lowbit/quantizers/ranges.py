@@ -20,36 +20,43 @@ def first_method(method: str) -> str:
     return "mse" if method == "output" else method
 
 
-def weight_scale(kernel: np.ndarray, spec: TensorSpec, method: str) -> np.ndarray:
-    """Scales of a symmetric kernel.
+def kernel_range(
+    kernel: np.ndarray, spec: TensorSpec, method: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points of a symmetric kernel.
 
     Args:
       kernel: float, any shape.
       spec: symmetric grid; ``spec.axis`` has scales of its own.
       method: "minmax" (largest absolute value on the last level) or "mse" (least squared error
-        among 100 fractions of it).
+        among 100 fractions of it, and the zero points of the grid).
 
     Returns:
-      float32, of shape ``spec.scale_shape(kernel.shape)``, all > 0.
+      Both float32, of shape ``spec.scale_shape(kernel.shape)``; scales all > 0.
     """
     others = tuple(a for a in range(kernel.ndim) if a not in spec.axis)
     values = np.moveaxis(
         kernel.astype(np.float64), spec.axis, tuple(range(len(spec.axis)))
     ).reshape(-1, int(np.prod([kernel.shape[a] for a in others], dtype=int)))
     largest = np.abs(values).max(axis=1)
-    zero = spec.zero_point
-    last = spec.qmax - zero  # the last level in units of the scale
-    scale = largest / last
+    usual = spec.zero_points[0]
+    widest = largest / (spec.qmax - usual)  # the largest on the last level
+    scale, zero_point = widest, np.full(len(values), usual)
     if method == "mse":
         best = np.where(largest > 0, np.inf, 0.0)  # nothing to improve in a dead channel
-        for fraction in np.linspace(1.0, 0.2, CANDIDATES):
-            candidate = np.where(largest > 0, fraction * largest / last, 1.0)
-            codes = np.clip(np.rint(values / candidate[:, None] + zero), spec.qmin, spec.qmax)
-            error = ((values - (codes - zero) * candidate[:, None]) ** 2).sum(axis=1)
-            scale = np.where(error < best, candidate, scale)
-            best = np.minimum(best, error)
-    floor = (largest.max() / last or 1.0) * SMALLEST_RELATIVE_SCALE
-    return np.maximum(scale, floor).astype(np.float32).reshape(spec.scale_shape(kernel.shape))
+        for zero in spec.zero_points:
+            last = min(spec.qmax - zero, zero - spec.qmin)
+            for fraction in np.linspace(1.0, 0.2, CANDIDATES):
+                candidate = np.where(largest > 0, fraction * largest / last, 1.0)
+                codes = np.clip(np.rint(values / candidate[:, None] + zero), spec.qmin, spec.qmax)
+                error = ((values - (codes - zero) * candidate[:, None]) ** 2).sum(axis=1)
+                better = error < best
+                scale = np.where(better, candidate, scale)
+                zero_point = np.where(better, zero, zero_point)
+                best = np.minimum(best, error)
+    scale = np.maximum(scale, (widest.max() or 1.0) * SMALLEST_RELATIVE_SCALE)
+    shape = spec.scale_shape(kernel.shape)
+    return scale.astype(np.float32).reshape(shape), zero_point.astype(np.float32).reshape(shape)
 
 
 def activation_range(

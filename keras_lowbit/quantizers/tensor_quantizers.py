@@ -46,9 +46,8 @@ class _LowBitQuantizer(tfmot_quantizers.Quantizer):
         del training, kwargs
         if self.rule is not None:
             return self.rule(inputs)
-        zero_point = weights.get("zero_point", self.spec.zero_point)
         scale = self.trained(weights["scale"])
-        return fake_quantize(inputs, scale, zero_point, self.spec.qmin, self.spec.qmax)
+        return fake_quantize(inputs, scale, weights["zero_point"], self.spec.qmin, self.spec.qmax)
 
     def scale(self) -> tf.Tensor:
         """The scale in use, as calibrated, reconstructed and trained so far; float32."""
@@ -92,13 +91,13 @@ def _log_factor(layer: Any, name: str, shape: tuple[int, ...]) -> tf.Variable:
 
 @keras.utils.register_keras_serializable(package="keras_lowbit")
 class WeightQuantizer(_LowBitQuantizer):
-    """Symmetric, one scale per channel.
+    """Symmetric, one scale per channel, and a zero point that only the grid "centred" chooses.
 
     Args:
       bits: 2..8.
       axis: axes of the kernel that count its output channels: (3,) for Conv2D, (2, 3) for
         DepthwiseConv2D, (1,) for Dense.
-      grid: "narrow", "full" or "midrise", see :class:`keras_lowbit.config.TensorSpec`.
+      grid: "narrow", "full", "midrise" or "centred", see :class:`keras_lowbit.config.TensorSpec`.
 
     Example:
       >>> WeightQuantizer(bits=4, axis=(3,)).spec.qmax
@@ -110,10 +109,10 @@ class WeightQuantizer(_LowBitQuantizer):
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         shape = self.spec.scale_shape(tuple(tensor_shape))
+        usual = keras.initializers.Constant(self.spec.zero_points[0])
         self.variables = {
-            "scale": layer.add_weight(
-                f"{name}_scale", shape=shape, initializer=NOT_CALIBRATED, trainable=False
-            )
+            key: layer.add_weight(f"{name}_{key}", shape=shape, initializer=start, trainable=False)
+            for key, start in (("scale", NOT_CALIBRATED), ("zero_point", usual))
         }
         self.log_factor = _log_factor(layer, name, shape)
         return self.variables

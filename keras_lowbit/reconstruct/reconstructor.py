@@ -217,9 +217,7 @@ def _solve(
             node, ((x_hat, x) for (x_hat,), (x,) in zip(quantized, wanted, strict=True))
         )
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        spec = quantizer.spec
-        grid = Grid(spec, quantizer.scale(), spec.zero_point)
-        hard, scale = variable.solve(kernel.numpy(), grid, moments)
+        hard, scale = variable.solve(kernel.numpy(), Grid.of(quantizer), moments)
         kernel.assign(hard)
         quantizer.set_scale(scale)
 

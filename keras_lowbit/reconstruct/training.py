@@ -85,13 +85,12 @@ def attach(
     attached = []
     for name in layers if weight else ():
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name]
-        spec = quantizer.spec
-        grid = Grid(spec, quantizer.scale(), spec.zero_point)
+        grid = Grid.of(quantizer)
         state = weight.init(kernel.value(), grid)  # type: ignore[union-attr]
         attached.append(Attached(weight, quantizer, kernel, grid, state))  # type: ignore[arg-type]
     for name in sorted(groups) if activation else ():
         moving = student.activation_quantizers[name]
-        grid = Grid(moving.spec, moving.scale(), moving.variables["zero_point"].value())
+        grid = Grid.of(moving)
         state = activation.init(None, grid)  # type: ignore[union-attr]
         attached.append(Attached(activation, moving, None, grid, state))  # type: ignore[arg-type]
     return attached

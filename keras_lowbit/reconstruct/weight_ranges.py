@@ -11,11 +11,10 @@ equation 1, restricted to the scale.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph
@@ -30,29 +29,22 @@ FRACTIONS = np.linspace(1.25, 0.2, 64)  # of the scale that covers every weight
 LEAST_FRACTION = 0.25  # of the first scale; a dead channel has no weights to cover
 
 
-def match_layer_outputs(
-    student: Student, teacher: Any, inputs: Mapping[str, np.ndarray], only_misled: bool = False
-) -> None:
-    """Set the scale of every kernel to that of least error of its layer's output.
+def match_layer_outputs(student: Student, teacher: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """Set the scale, and the zero point, of every kernel to that of least error of its layer's output.
 
     Args:
-      student: calibrated; only weight scales change.
+      student: calibrated; only weight scales and zero points change.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
-      only_misled: leave the scales alone but where the error of the kernel itself misleads: on a grid without
-        zero, beside inputs that never vary. What leads from these is mostly near zero, far from any level.
     """
-    graph, placement = student.graph, student.placement
-    among = set(placement.weights)
-    if only_misled:
-        among = {name for name, spec in placement.weights.items() if spec.zero_point} - {
-            node.name for node in graph.nodes if node.kind == "DepthwiseConv2D"
-        }
-    found = input_covariances(graph, placement, teacher, inputs, among, only_misled)
-    for name, covariance in found:
-        quantizer = student.weight_quantizers[name]
-        kernel, start = student.kernels[name].numpy(), quantizer.scale().numpy()
-        quantizer.set_scale(output_scale(kernel, start, quantizer.spec, covariance))
+    pairs = input_covariances(student.graph, student.placement, teacher, inputs)
+    for name, covariance in pairs:
+        quantizer, kernel = student.weight_quantizers[name], student.kernels[name].numpy()
+        own_zero = quantizer.variables["zero_point"]
+        start = quantizer.scale().numpy(), own_zero.numpy()
+        scale, zero_point = output_range(kernel, *start, quantizer.spec, covariance)
+        quantizer.set_scale(scale)
+        own_zero.assign(zero_point)
 
 
 def input_covariances(
@@ -60,8 +52,6 @@ def input_covariances(
     placement: Placement,
     model: Any,
     inputs: Mapping[str, np.ndarray],
-    among: Set[str] | None = None,
-    some_idle: bool = False,
 ) -> Iterator[tuple[str, Moments]]:
     """Every layer with a kernel, and the covariance of what enters it in the float model.
 
@@ -70,11 +60,7 @@ def input_covariances(
       placement: of the same graph; says what is computed at a time.
       model: functional, its layers named as the nodes.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
-      among: these layers only; all by default.
-      some_idle: and of these only where some input channel never varies.
     """
-    if among is not None and not among:
-        return
     units = find_units(graph, placement, "layer")
     few = dict(zip(inputs, evenly(inputs.values(), SAMPLES), strict=True))
     cache = ActivationCache(few, units)
@@ -82,49 +68,46 @@ def input_covariances(
         for name in unit.layers:
             front = dataclasses.replace(unit, inner=(), outputs=graph[name].inputs)
             function, arrived = UnitFunction(front, model, None), cache.inputs_of(unit)
-            if among is not None and name not in among:
-                continue
-            if some_idle and not _some_are_idle(x for (x,) in function.batches(arrived)):
-                continue
             yield name, input_covariance(graph[name], (x for (x,) in function.batches(arrived)))
         cache.advance(index, UnitFunction(unit, model, None).map(cache.inputs_of(unit)))
 
 
-def _some_are_idle(batches: Iterable[tf.Tensor]) -> bool:
-    """Whether some channel has the same value everywhere, as behind a ReLU that never opens."""
-    ends = [
-        (x.reshape(-1, x.shape[-1]).min(0), x.reshape(-1, x.shape[-1]).max(0))
-        for x in map(np.asarray, batches)
-    ]
-    lows, highs = zip(*ends, strict=True)
-    return bool((np.min(lows, axis=0) == np.max(highs, axis=0)).any())
-
-
-def output_scale(
-    kernel: np.ndarray, start: np.ndarray, spec: TensorSpec, covariance: Moments
-) -> np.ndarray:
-    """The scales that change a layer's output least.
+def output_range(
+    kernel: np.ndarray,
+    start: np.ndarray,
+    zero_point: np.ndarray,
+    spec: TensorSpec,
+    covariance: Moments,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scales and zero points that change a layer's output least.
 
     Args:
       kernel: float, as the layer has it.
       start: scales to begin with, float32 of shape ``spec.scale_shape(kernel.shape)``, all > 0; they are
         kept where no other is better.
+      zero_point: likewise.
       spec: the grid of the kernel, with a scale for every output.
       covariance: of the layer's inputs; see :func:`keras_lowbit.reconstruct.moments.input_covariance`.
 
     Returns:
-      float32, shaped as ``start``.
+      Both float32, shaped as ``start``.
     """
     # One matrix a group, (groups, inputs, outputs), and a scale for each of its columns.
     weights = covariance.to_matrix(kernel.astype(np.float64))
-    scale = covariance.to_matrix(start.astype(np.float64))
-    zero = spec.zero_point
-    widest = np.abs(weights).max(axis=1, keepdims=True) / (spec.qmax - zero)
-    least = np.full(scale.shape, np.inf)
-    for candidate in (scale, *(np.maximum(f * widest, LEAST_FRACTION * scale) for f in FRACTIONS)):
-        codes = np.clip(np.rint(weights / candidate + zero), spec.qmin, spec.qmax)
-        off = weights - (codes - zero) * candidate
+    first, zero = (covariance.to_matrix(x.astype(np.float64)) for x in (start, zero_point))
+    widest = np.abs(weights).max(axis=1, keepdims=True)
+    trials: list[tuple[np.ndarray, ...]] = [(first, zero)]
+    for other in spec.zero_points:
+        last = min(spec.qmax - other, other - spec.qmin)
+        scales = (np.maximum(f * widest / last, LEAST_FRACTION * first) for f in FRACTIONS)
+        trials += [(scale, np.full(zero.shape, other)) for scale in scales]
+    best, least = trials[0], np.full(first.shape, np.inf)
+    for trial in trials:
+        scale, zero = trial
+        codes = np.clip(np.rint(weights / scale + zero), spec.qmin, spec.qmax)
+        off = weights - (codes - zero) * scale
         error = (off * (covariance.quantized @ off)).sum(axis=1, keepdims=True)
-        scale = np.where(error < least, candidate, scale)
+        best = tuple(np.where(error < least, *pair) for pair in zip(trial, best, strict=True))
         least = np.minimum(error, least)
-    return covariance.from_matrix(scale, start.shape).astype(np.float32)
+    scale, zero = (covariance.from_matrix(x, start.shape).astype(np.float32) for x in best)
+    return scale, zero

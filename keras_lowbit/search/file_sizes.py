@@ -77,7 +77,8 @@ class FileSizes:
         values = dict(self._values)
         for index, (name, chosen) in enumerate(bits.items()):
             width = self._widths[name][chosen]
-            values |= {f"{name}/kernel": width.kernel, f"{name}/kernel_scale": width.scale}
+            parts = {"": width.kernel, "_scale": width.scale, "_zero_point": width.zero_point}
+            values |= {f"{name}/kernel{part}": value for part, value in parts.items()}
             if "bias" in self._graph[name].weights:
                 steps = width.scale.reshape(-1) * self._input_scales[name]
                 values[f"{name}/bias"] = steps * (BIAS_CODES * (index + 1) + np.arange(steps.size))

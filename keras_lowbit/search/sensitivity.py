@@ -24,10 +24,10 @@ from keras_lowbit.graph import Graph, build, role_of
 from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.quantizers.numerics import dequantize, quantize
 from keras_lowbit.quantizers.placement import place
-from keras_lowbit.quantizers.ranges import first_method, weight_scale
+from keras_lowbit.quantizers.ranges import first_method, kernel_range
 from keras_lowbit.reconstruct.activations import UnitFunction, evenly
 from keras_lowbit.reconstruct.units import whole_network
-from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
+from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_range
 
 SAMPLES = 256
 
@@ -40,12 +40,14 @@ class Width:
       bits: of its kernel.
       kernel: rounded to nearest, float32.
       scale: of the kernel, float32.
+      zero_point: of the kernel, float32.
       harm: the relative squared error of the network's outputs.
     """
 
     bits: int
     kernel: np.ndarray
     scale: np.ndarray
+    zero_point: np.ndarray
     harm: float
 
 
@@ -87,10 +89,10 @@ def measure(
         choices = candidates[name]
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
-            scale = weight_scale(floats, spec, first_method(config.weight_range))
-            scale = output_scale(floats, scale, spec, moments)
-            codes = quantize(floats, scale, spec.zero_point, spec.qmin, spec.qmax)
-            rounded = dequantize(codes, scale, spec.zero_point).numpy()
+            first = kernel_range(floats, spec, first_method(config.weight_range))
+            scale, zero_point = output_range(floats, *first, spec, moments)
+            codes = quantize(floats, scale, zero_point, spec.qmin, spec.qmax)
+            rounded = dequantize(codes, scale, zero_point).numpy()
             harm = 0.0
             if len(choices) > 1:
                 kernel.assign(rounded)
@@ -103,7 +105,7 @@ def measure(
                         f"kernel of {name!r} at {bits} bits. Check the model's weights and the scaling "
                         f"of the data. Received: an error of {harm}"
                     )
-            found[name][bits] = Width(bits, rounded, scale, harm)
+            found[name][bits] = Width(bits, rounded, scale, zero_point, harm)
         kernel.assign(floats)
         if bias is not None:
             bias.assign(own_bias)

@@ -26,7 +26,7 @@ def wide(keras: Any) -> Any:
 @pytest.fixture(scope="session")
 def by_bits() -> dict[int, QuantizedModel]:
     """The wide network with weights of 2 to 6 bits, on all kinds of grids."""
-    grids = {2: "full", 3: "midrise", 4: "narrow", 6: "midrise"}
+    grids = {2: "full", 3: "centred", 4: "narrow", 5: "centred", 6: "midrise"}
     return {
         bits: pipelines.quantized(
             networks.randomize(wide(tf_keras)),

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_lowbit.export.constants import align_weights
 from keras_lowbit.export.integer_kernels import output_size
 from keras_lowbit.export.ir import (
     Op,
     Program,
     Tensor,
     activation_placement,
-    align_weights,
     linear_placements,
     quantize_bias,
 )
@@ -152,7 +152,8 @@ class Builder:
         ) / np.float32(limit)
         shift = 0
         if align:
-            codes, scale, shift = align_weights(codes, scale, self.bits, self.width)
+            aligned = align_weights(codes, scale, np.zeros(1), self.bits, self.width)
+            codes, scale, shift, _ = aligned
         tensor = self.tensors[source]
         taps = codes.size // channels
         spread = (

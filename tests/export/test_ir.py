@@ -14,7 +14,6 @@ from keras_lowbit.export.ir import (
     Tensor,
     activation_names,
     activation_placement,
-    align_weights,
     linear_placements,
     quantize_bias,
 )
@@ -46,26 +45,6 @@ def test_placements_hold_the_whole_grid(bits):
 def test_placements_refuse(bits, zero):
     with pytest.raises(ValueError, match="Received: "):
         activation_placement(bits, zero)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_alignment_keeps_the_real_weights(bits):
-    limit = 2 ** (bits - 1)
-    codes = np.arange(-limit, limit)
-    scale = np.float32([0.1, 0.0173])
-    aligned, aligned_scale, shift = align_weights(
-        codes[:, None] + np.zeros((1, 2), int), scale, bits
-    )
-    assert aligned.dtype == np.int8 and aligned_scale.dtype == np.float32 and shift == 8 - bits
-    assert len(np.unique(aligned)) == 2**bits
-    real = aligned.astype(np.float64) * aligned_scale.astype(np.float64)
-    assert np.array_equal(real, codes[:, None] * scale.astype(np.float64))
-
-
-@pytest.mark.parametrize("codes", [[2], [-3], [0.5]])
-def test_alignment_refuses_codes_off_the_grid(codes):
-    with pytest.raises(ValueError, match="2 bits must be integers"):
-        align_weights(np.array(codes), np.float32(1), 2)
 
 
 def test_bias_is_rounded_at_the_float32_product_of_scales():

@@ -74,7 +74,8 @@ def test_round_trip(
             np.testing.assert_array_equal(stored.scale, written.scale)
             assert (stored.bits, stored.container) == (bits, containers[name.split("/")[0]])
             assert (stored.axis, stored.zero_point) == (entries[name]["axis"], 0)
-            codes = (stored.codes.astype(int) - stored.offset) >> stored.shift
+            last = np.moveaxis(stored.codes.astype(int), stored.axis, -1)
+            codes = (last - stored.offset) >> stored.shift
             assert -(2 ** (bits - 1)) <= codes.min() <= codes.max() < 2 ** (bits - 1)
             bias = tensors[name.replace("kernel", "bias")]
             written = program.tensors[bias.name]
@@ -96,7 +97,7 @@ def test_round_trip(
             assert used == {"int8", "int32", "int4", "int2" if target == "litert" else "lut"}
 
 
-@pytest.mark.parametrize("grid", ["narrow", "full", "midrise"])
+@pytest.mark.parametrize("grid", ["narrow", "full", "midrise", "centred"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_weights_next_to_a_border_are_rounded_as_the_simulation_does(
     grid: str, bits: int, tmp_path: Path

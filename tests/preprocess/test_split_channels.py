@@ -23,7 +23,7 @@ from keras_lowbit.layer_table import LAYERS
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.preprocess.split_channels import _chosen, _split, split_channels
 from keras_lowbit.quantizers.numerics import quantize
-from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.quantizers.ranges import kernel_range
 from keras_lowbit.reader import read
 
 CHAINS = {  # and, by layer, how many input channels are split of how many, at a ratio of 0.25
@@ -236,7 +236,7 @@ def test_scales_and_errors_fall_on_planted_outliers(bits: int, method: str) -> N
 
     def error(values: np.ndarray, rows: list[int]) -> float:
         """Squared error of what multiplies each of the original channels."""
-        scale = weight_scale(values, grid, method)
+        scale = kernel_range(values, grid, method)[0]
         rounded = scale * np.asarray(quantize(values, scale, 0.0, grid.qmin, grid.qmax))
         summed = np.zeros_like(kernel)
         np.add.at(summed, (slice(None), slice(None), rows), rounded)
@@ -246,7 +246,7 @@ def test_scales_and_errors_fall_on_planted_outliers(bits: int, method: str) -> N
     assert error(widened, sources) < 0.7 * error(kernel, original)
     half = _split(kernel, [3, 11], 0.0).astype(np.float32)
     assert error(widened, sources) < error(half, [*original, 3, 11])
-    before, after = (weight_scale(k, grid, "minmax") for k in (kernel, widened))
+    before, after = (kernel_range(k, grid, "minmax")[0] for k in (kernel, widened))
     # Half the largest weight, and half of the half step that it was moved by.
     largest = np.abs(widened).max(axis=(0, 1, 2))
     assert (largest <= np.abs(kernel).max(axis=(0, 1, 2)) / 2 + before.ravel() / 4).all()

@@ -16,7 +16,7 @@ from keras_lowbit.quantizers import calibrate as calibrate_module
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.insert import Student, insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
-from keras_lowbit.quantizers.ranges import activation_range, weight_scale
+from keras_lowbit.quantizers.ranges import activation_range, kernel_range
 from keras_lowbit.reader import read
 
 X = np.random.default_rng(0).normal(size=(300, 8, 8, 3)).astype(np.float32)
@@ -43,7 +43,7 @@ def test_scales_are_unknown_before_calibration(float_model: Any) -> None:
     fresh = make_student(float_model, PTQConfig())
     unknown = {name for name, value in fresh.values().items() if np.isnan(value).any()}
     assert unknown == {
-        name for name in fresh.values() if "_scale" in name or "_zero_point" in name
+        name for name in fresh.values() if "_scale" in name or "output_zero_point" in name
     } - {"classifier_softmax/output_scale", "classifier_softmax/output_zero_point"}
 
 
@@ -64,7 +64,7 @@ def test_ranges_are_those_of_the_float_activations(student: Student) -> None:
     for name, weight in student.weight_quantizers.items():
         kernel = student.graph[name].weights["kernel"]
         np.testing.assert_array_equal(
-            weight.variables["scale"], weight_scale(kernel, weight.spec, "mse")
+            weight.variables["scale"], kernel_range(kernel, weight.spec, "mse")[0]
         )
 
 

@@ -13,7 +13,7 @@ from keras_lowbit._keras import tfmot_imported_quietly
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.quantize_configs import LowBitQuantizeConfig, quantizers_of
-from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.quantizers.ranges import kernel_range
 from keras_lowbit.quantizers.tensor_quantizers import ActivationQuantizer, WeightQuantizer
 
 with tfmot_imported_quietly():
@@ -66,7 +66,7 @@ def test_the_wrapped_layers_use_codes_times_scales(applied: Any) -> None:
     for kernel, quantizer in weights:
         scale = quantizer.variables["scale"].numpy()
         assert scale.shape == quantizer.spec.scale_shape(tuple(kernel.shape))
-        np.testing.assert_array_equal(scale, weight_scale(kernel.numpy(), quantizer.spec, "mse"))
+        np.testing.assert_array_equal(scale, kernel_range(kernel.numpy(), quantizer.spec, "mse")[0])
         codes = quantizer(kernel, False, quantizer.variables).numpy() / scale
         np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
         assert np.abs(np.rint(codes)).max() <= quantizer.spec.qmax

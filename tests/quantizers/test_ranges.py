@@ -12,7 +12,7 @@ from keras_lowbit.quantizers.ranges import (
     CANDIDATES,
     SMALLEST_RELATIVE_SCALE,
     activation_range,
-    weight_scale,
+    kernel_range,
 )
 
 BITS = range(2, 9)
@@ -39,36 +39,49 @@ def channels(kernel: np.ndarray, axis: tuple[int, ...]) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("bits", "axis", "grid"),
     [*itertools.product(BITS, AXES, ["narrow"]), (2, (3,), "full"), (2, (3,), "midrise"),
-     (3, (2, 3), "midrise")],
+     (3, (2, 3), "midrise"), (2, (3,), "centred"), (3, (2, 3), "centred")],
 )  # fmt: skip
 def test_weight_scales(bits: int, axis: tuple[int, ...], grid: str) -> None:
     spec = TensorSpec(bits, True, axis, grid=grid)
-    last, zero = spec.qmax - spec.zero_point, spec.zero_point
     kernel = np.random.default_rng(bits).standard_t(3, (3, 2, 4, 5)).astype(np.float32)
-    by_range = weight_scale(kernel, spec, "minmax")
-    by_error = weight_scale(kernel, spec, "mse")
-    for scale in (by_range, by_error):
-        assert scale.dtype == np.float32
-        assert scale.shape == spec.scale_shape(kernel.shape)
-    pairs = zip(by_range.ravel(), by_error.ravel(), channels(kernel, axis), strict=True)
-    for largest, best, values in pairs:
-        assert largest == np.float32(np.abs(values).max() / last)
-        tried = np.linspace(1.0, 0.2, CANDIDATES) * np.abs(values).max() / last
-        least = min(squared_error(values, s, zero, spec) for s in tried)
+    by_range = kernel_range(kernel, spec, "minmax")
+    by_error = kernel_range(kernel, spec, "mse")
+    for found in (*by_range, *by_error):
+        assert found.dtype == np.float32
+        assert found.shape == spec.scale_shape(kernel.shape)
+    assert set(by_error[1].ravel()) <= set(spec.zero_points)
+    found = [x.ravel() for x in (*by_range, *by_error)]
+    for largest, usual, best, zero, values in zip(*found, channels(kernel, axis), strict=True):
+        assert largest == np.float32(np.abs(values).max() / (spec.qmax - usual))
+        assert usual == spec.zero_points[0]
+        least = np.inf
+        for other in spec.zero_points:
+            last = min(spec.qmax - other, other - spec.qmin)
+            for scale in np.linspace(1.0, 0.2, CANDIDATES) * np.abs(values).max() / last:
+                least = min(least, squared_error(values, scale, other, spec))
         error = squared_error(values, np.float64(best), zero, spec)
         assert error == pytest.approx(least, rel=1e-4)
-        assert error <= squared_error(values, np.float64(largest), zero, spec) * (1 + 1e-6)
+        assert error <= squared_error(values, np.float64(largest), usual, spec) * (1 + 1e-6)
 
 
 def test_grids_of_two_bits_on_normal_weights() -> None:
     """The least squared errors of 3, 4 and 4 symmetric levels are 0.190, 0.144 and 0.119 (Max 1960)."""
     kernel = np.random.default_rng(0).normal(size=(10_000, 1)).astype(np.float32)
     errors = []
-    for grid in ("narrow", "full", "midrise"):
+    for grid in ("narrow", "full", "midrise", "centred"):
         spec = TensorSpec(2, True, (1,), grid=grid)
-        scale = weight_scale(kernel, spec, "mse").astype(np.float64).item()
-        errors.append(squared_error(kernel, scale, spec.zero_point, spec) / kernel.size)
-    assert errors == pytest.approx([0.190, 0.144, 0.119], rel=0.03)
+        scale, zero_point = (x.astype(np.float64).item() for x in kernel_range(kernel, spec, "mse"))
+        errors.append(squared_error(kernel, scale, zero_point, spec) / kernel.size)
+    assert errors == pytest.approx([0.190, 0.144, 0.119, 0.119], rel=0.03)
+
+
+def test_channels_to_one_side_have_zero_on_a_level() -> None:
+    """0 and one value on the side where there is one level more: no other grid of 2 bits has no error."""
+    kernel = np.array([[0.0, 0.0, -0.5], [1.0, -1.0, 0.5], [2.0, -2.0, 1.5], [-1.0, 1.0, -1.5]])
+    spec = TensorSpec(2, True, (1,), grid="centred")
+    scale, zero_point = kernel_range(kernel.astype(np.float32), spec, "mse")
+    np.testing.assert_array_equal(zero_point, [[-1.0, 0.0, -0.5]])
+    np.testing.assert_allclose(scale, 1.0, rtol=0.02)
 
 
 @pytest.mark.parametrize("method", ["minmax", "mse"])
@@ -77,10 +90,10 @@ def test_dead_and_tiny_channels(bits: int, method: str) -> None:
     kernel = np.ones((3, 4), np.float32)
     kernel[:, 1] = 0.0
     kernel[:, 2] = 1e-20
-    scale = weight_scale(kernel, TensorSpec(bits, True, (1,)), method).ravel()
+    scale = kernel_range(kernel, TensorSpec(bits, True, (1,)), method)[0].ravel()
     assert np.isfinite(scale).all()
     assert (scale >= scale[0] * SMALLEST_RELATIVE_SCALE * 0.999).all()
-    dead = weight_scale(np.zeros((3, 4), np.float32), TensorSpec(bits, True, (1,)), method)
+    dead, _ = kernel_range(np.zeros((3, 4), np.float32), TensorSpec(bits, True, (1,)), method)
     assert (dead > 0).all()
 
 

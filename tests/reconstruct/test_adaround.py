@@ -122,10 +122,10 @@ def test_defaults_come_near_the_best_of_all_roundings(bits: int, form: str) -> N
         )
         student = pipelines.quantized(model, config, x).student
         spec = student.weight_quantizers["layer"].spec
-        scale = student.values()["layer/kernel_scale"]
-        below = np.floor(weights / scale + spec.zero_point)
+        scale, zero = (student.values()[f"layer/kernel_{part}"] for part in ("scale", "zero_point"))
+        below = np.floor(weights / scale + zero)
         every = [
-            np.clip(below + np.reshape(up, (8, 1)), spec.qmin, spec.qmax) - spec.zero_point
+            np.clip(below + np.reshape(up, (8, 1)), spec.qmin, spec.qmax) - zero
             for up in itertools.product((0, 1), repeat=8)
         ]
         best = np.min([errors(x, weights, scale * levels) for levels in every], axis=0)

@@ -16,7 +16,7 @@ from test_variables import assert_on_grid
 from keras_lowbit import PTQConfig
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Node
-from keras_lowbit.quantizers.ranges import weight_scale
+from keras_lowbit.quantizers.ranges import kernel_range
 from keras_lowbit.reader import read
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.moments import Moments, input_moments
@@ -40,7 +40,7 @@ def problem(
     x += 2 * generator.normal(size=(256, 1))
     weights = generator.normal(0.0, 0.4, (inputs, 1)).astype(np.float32)
     spec = TensorSpec(bits, symmetric=True, axis=(1,), grid=grid)
-    return x.T @ x / 256, weights, Grid(spec, tf.constant(weight_scale(weights, spec, "mse")))
+    return x.T @ x / 256, weights, Grid(spec, *map(tf.constant, kernel_range(weights, spec, "mse")))
 
 
 def solved(hessian: np.ndarray, weights: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -94,18 +94,18 @@ def test_one_bit_by_hand() -> None:
     hessian = np.array([[[2.0, 1.0], [1.0, 2.0]]])
     wanted = np.array([[[2.0], [0.4]]])
     nothing = np.zeros((1, 2, 1))
-    bit = _best_bit(hessian, wanted, nothing, nothing, _Kind(1.0))
+    bit = _best_bit(hessian, wanted, nothing, nothing, _Kind(1.0, low=-1))
     np.testing.assert_array_equal(bit[0, :, 0], [1.0, 0.0])
-    # Without a zero to choose, the second input goes down: 1 / 2 x (-0.6 -> -1).
-    binary = _best_bit(hessian, wanted, nothing, nothing, _Kind(1.0, step=2))
-    np.testing.assert_array_equal(binary[0, :, 0], [1.0, -1.0])
+    # A binary bit cannot go below 0, to where the least error of -1.2 / 2 would be.
+    binary = _best_bit(hessian, 2 * wanted - 2, nothing, nothing, _Kind(1.0, low=0))
+    np.testing.assert_array_equal(binary[0, :, 0], [1.0, 0.0])
     # The best scale of the code (1, 0) is (t' wanted) / (t' H t) = 2 / 2.
     scale = _best_scale(hessian, wanted, bit, np.full((1, 1, 1), 0.5), np.full((1, 1, 1), 0.5))
     assert scale.item() == 1.0
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("grid", ["narrow", "full", "midrise"])
+@pytest.mark.parametrize("grid", ["narrow", "full", "midrise", "centred"])
 def test_split_and_stitched(bits: int, grid: str) -> None:
     spec = TensorSpec(bits, True, grid=grid if bits < 8 else "narrow")
     codes = np.arange(spec.qmin, spec.qmax + 1, dtype=np.float64)
@@ -115,7 +115,8 @@ def test_split_and_stitched(bits: int, grid: str) -> None:
         assert set(part) <= {-1.0, 0.0, 1.0}
         np.testing.assert_array_equal(kind.nearest(part), part)
     levels = sum(kind.weight * part for kind, part in zip(kinds, parts, strict=True))
-    np.testing.assert_array_equal(levels, codes - spec.zero_point)
+    lowest = 0 if spec.grid == "narrow" else spec.qmin
+    np.testing.assert_array_equal(levels, codes - lowest)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +183,7 @@ def test_moments_give_the_mean_squared_output(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(
-    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (4, "full"), (8, "auto")]
+    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (3, "centred"), (4, "full"), (8, "auto")]
 )
 def test_a_layer(kind: str, bits: int, grid: str) -> None:
     """The unit's error falls, the kernel is on its grid, nothing is left, same seed same bits."""
@@ -196,8 +197,7 @@ def test_a_layer(kind: str, bits: int, grid: str) -> None:
     record = first.history[0]
     assert record["error_after"] < record["error_before"]
     student = first.student
-    kernel, scale = student.kernels["x"].numpy(), student.values()["x/kernel_scale"]
-    assert_on_grid(kernel, scale, student.weight_quantizers["x"].spec)
+    assert_on_grid(student.kernels["x"].numpy(), Grid.of(student.weight_quantizers["x"]))
     assert student.weight_quantizers["x"].rule is None
     for name, value in student.values().items():
         np.testing.assert_array_equal(value, second.student.values()[name], name)

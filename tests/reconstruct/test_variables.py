@@ -32,7 +32,7 @@ KINDS = {
 STEPS = 50
 on_all_kernels = pytest.mark.parametrize("kind", KINDS)
 at_some_widths = pytest.mark.parametrize(
-    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (3, "full"), (8, "narrow")]
+    ("bits", "grid"), [(2, "narrow"), (2, "midrise"), (3, "centred"), (3, "full"), (8, "narrow")]
 )
 
 
@@ -67,8 +67,7 @@ class Toy:
     @property
     def grid(self) -> Grid:
         quantizer = self.qmodel.student.weight_quantizers["layer"]
-        scale, spec = quantizer.variables["scale"].value(), quantizer.spec
-        return Grid(spec, scale, spec.zero_point)
+        return Grid.of(quantizer)
 
     def train(
         self, variable: OptimizationVariable, wanted_kernel: Any, on_step_end: Any = None
@@ -163,7 +162,7 @@ class VariableContract:
         assert [(v.ref(), v.shape) for v in model.variables] == before
         assert_no_rules(toy)
         kernel, scale = toy.kernel.numpy(), toy.grid.scale.numpy()
-        assert_on_grid(kernel, scale, toy.grid.spec)
+        assert_on_grid(kernel, toy.grid)
         np.testing.assert_array_equal(toy.grid.nearest(kernel), kernel)
         assert (scale > 0).all()
 
@@ -209,10 +208,11 @@ class VariableContract:
         assert variables.get(again.optimize[0]) == variable
 
 
-def assert_on_grid(kernel: np.ndarray, scale: np.ndarray, spec: TensorSpec) -> None:
-    codes = np.rint(kernel / scale + spec.zero_point)
+def assert_on_grid(kernel: np.ndarray, grid: Grid) -> None:
+    scale, zero, spec = np.asarray(grid.scale), np.asarray(grid.zero_point), grid.spec
+    codes = np.rint(kernel / scale + zero)
     assert spec.qmin <= codes.min() <= codes.max() <= spec.qmax
-    np.testing.assert_array_equal(kernel, np.float32(codes - spec.zero_point) * scale)
+    np.testing.assert_array_equal(kernel, np.float32(codes - zero) * scale)
 
 
 def assert_no_rules(toy: Toy) -> None:

@@ -24,12 +24,17 @@ class Grid:
     Attributes:
       spec: bits, symmetry, axes.
       scale: float32, broadcastable to the tensor.
-      zero_point: float integer; of symmetric grids ``spec.zero_point``.
+      zero_point: float integer, or half of one; of symmetric grids among ``spec.zero_points``.
     """
 
     spec: TensorSpec
     scale: tf.Tensor
     zero_point: tf.Tensor | float = 0.0
+
+    @classmethod
+    def of(cls, quantizer: Any) -> Grid:
+        """The grid that a quantizer has now."""
+        return cls(quantizer.spec, quantizer.scale(), quantizer.variables["zero_point"].value())
 
     def nearest(self, tensor: tf.Tensor) -> tf.Tensor:
         """``tensor`` rounded to nearest on this grid, differentiable."""

@@ -1,7 +1,7 @@
 """Bit-Split and Stitching: optimise the integer weights bit by bit (Wang et al. 2020).
 
 A b-bit weight is split into b - 1 ternary bits, ``w_hat = scale * sum_k 2^k t_k`` with ``t_k`` in
-{-1, 0, 1}, on the grids "full" and "midrise" into b binary ones. ``|W x - W_hat x_hat|^2`` is
+{-1, 0, 1}, on the grids that are not "narrow" into b binary ones above the lowest level. ``|W x - W_hat x_hat|^2`` is
 minimised over one bit at a time with all others fixed: the best bit and the best scale both have a
 closed form. The bits are stitched to integers again, in place.
 
@@ -44,9 +44,11 @@ class BitSplit(ClosedForm):
         wanted = moments.cross @ weights
         scale = start
         spec = grid.spec
-        nearest = np.floor(weights / scale + spec.zero_point + 0.5)
-        kinds, bits = _split(np.clip(nearest, spec.qmin, spec.qmax), spec)
-        levels = np.sum([kind.weight * bit for kind, bit in zip(kinds, bits, strict=True)], axis=0)
+        zero_point = np.broadcast_to(np.float64(grid.zero_point), grid.scale.shape)
+        zero = moments.to_matrix(zero_point)
+        codes = np.clip(np.floor(weights / scale + zero + 0.5), spec.qmin, spec.qmax)
+        kinds, bits = _split(codes, spec)
+        levels = codes - zero
         for _ in range(self.sweeps):
             before = levels
             for k in reversed(range(len(bits))):
@@ -61,32 +63,24 @@ class BitSplit(ClosedForm):
 
 
 class _Kind(NamedTuple):
-    """What a bit counts, a power of two, and what it may be: from ``low`` in ``step`` to ``high``."""
+    """What a bit counts, a power of two, and what it may be: from ``low`` to 1."""
 
     weight: float
-    low: int = -1
-    step: int = 1
-    high: int = 1
+    low: int
 
     def nearest(self, value: np.ndarray) -> np.ndarray:
         """The admissible entries nearest to ``value``."""
-        entry = self.low + self.step * np.rint((value - self.low) / self.step)
-        return np.clip(entry, self.low, self.high)
+        return np.clip(np.rint(value), self.low, 1)
 
 
 def _split(codes: np.ndarray, spec: TensorSpec) -> tuple[list[_Kind], list[np.ndarray]]:
-    """The bits of the levels ``codes - spec.zero_point``, lowest first."""
-    if spec.grid == "narrow":  # the sign times the binary digits
-        magnitude = np.abs(codes).astype(np.int64)
-        kinds = [_Kind(2.0**k) for k in range(spec.bits - 1)]
-        return kinds, [np.sign(codes) * (magnitude >> k & 1) for k in range(spec.bits - 1)]
-    places = range(spec.bits)
-    if spec.grid == "midrise":  # every binary digit 0 counts as -1
-        kinds = [_Kind(2.0 ** (k - 1), step=2) for k in places]
-    else:  # two's complement
-        kinds = [_Kind(2.0**k, low=0) for k in places[:-1]] + [_Kind(-float(spec.qmin), high=0)]
-    above = (codes - spec.qmin).astype(np.int64)
-    return kinds, [kinds[k].low + kinds[k].step * (above >> k & 1) for k in places]
+    """The bits of the codes, lowest first: of their magnitude, signed, or of their distance from the lowest."""
+    narrow = spec.grid == "narrow"
+    above = np.abs(codes if narrow else codes - spec.qmin).astype(np.int64)
+    sign = np.sign(codes) if narrow else 1.0
+    places = range(spec.bits - narrow)
+    kinds = [_Kind(2.0**k, low=-1 if narrow else 0) for k in places]
+    return kinds, [sign * (above >> k & 1) for k in places]
 
 
 def _best_bit(
