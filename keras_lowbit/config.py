@@ -247,7 +247,7 @@ class PTQConfig:
         return pair
 
     def grid_of_weights(self, bits: int) -> str:
-        """The grid of kernels of that many bits, "narrow", "full" or "midrise"."""
+        """The grid of kernels of that many bits, of those of :class:`TensorSpec`."""
         if bits == MAX_BITS:
             return "narrow"
         automatic = "centred" if bits <= MOST_CENTRED_BITS else "narrow"

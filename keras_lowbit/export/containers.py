@@ -173,7 +173,7 @@ def _choices(program: Program, layer: str, packing: str, target: str) -> list[st
     dense = len(weights.shape) == 2
     one_scale = weights.scale is not None and bool(np.all(weights.scale == weights.scale[0]))
     unpacks = target == "litert" or one_scale or not dense
-    bits = weights.bits + bool(weights.offset)  # between the codes of a "midrise" grid lies zero
+    bits = weights.bits + bool(weights.offset)  # zero between two codes, or a code above the middle
     choices = ["int8"]
     if target == "ethos-u":
         return choices

@@ -45,7 +45,7 @@ class LowBitQuantizeConfig(QuantizeConfig):
       weight_bits: 2..8, or None for a layer whose kernel stays float (or that has none).
       activation_bits: 2..8, or None for an output that is not quantized here.
       unsigned: the output is never negative.
-      weight_grid: "narrow", "full" or "midrise".
+      weight_grid: "narrow", "full", "midrise" or "centred".
 
     Raises:
       ValueError: bits out of range, or a layer class with no kernel known.

@@ -13,7 +13,6 @@ import tf_keras
 from networks import chain, randomize
 
 from keras_lowbit import PTQConfig
-from keras_lowbit.config import TensorSpec
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.activations import UnitFunction
