@@ -72,7 +72,7 @@ def test_the_error_it_minimises_is_that_of_the_output(kind: str) -> None:
         widest = largest / min(spec.qmax - zero, zero - spec.qmin)
         tried += [error((f * widest).astype(np.float32), zero) for f in FRACTIONS]
     np.testing.assert_allclose(error(*found), np.min(tried, axis=0), rtol=0.02)
-    assert (error(found) < 0.99 * error(start)).any()
+    assert (error(*found) < 0.99 * error(*start)).any()
 
 
 def test_covariance_of_a_large_mean() -> None:
@@ -157,12 +157,12 @@ def test_the_device_agrees(bits: int, tmp_path: Any) -> None:
 
 
 def test_weights_of_dead_inputs_do_not_mislead() -> None:
-    """Half of the hidden units never open. Their weights are small, and without a zero no level is near."""
+    """Most hidden units never open. Their weights are small, and without a zero no level is near."""
     network = chain(
-        (6,), lambda k: k.Dense(16, activation="relu", name="hidden"), lambda k: k.Dense(8, name="misled"),
+        (6,), lambda k: k.Dense(32, activation="relu", name="hidden"), lambda k: k.Dense(8, name="misled"),
     )  # fmt: skip
     model = randomize(network(tf_keras))
-    dead = np.arange(16) % 2 == 1
+    dead = np.arange(32) % 4 > 0
     hidden, misled = model.get_layer("hidden"), model.get_layer("misled")
     hidden.bias.assign(np.where(dead, -1e3, 0.0))
     misled.kernel.assign(np.where(dead[:, None], 1e-3, 1.0) * misled.kernel)

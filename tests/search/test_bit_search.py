@@ -51,7 +51,7 @@ def test_what_a_bias_can_take_is_no_harm() -> None:
         same = np.repeat(networks.samples(model, 1)[0], 16, axis=0)
         widths = BitSearch(read(model), {"image": same}, uneven.RANGES_ONLY, (2, 8)).widths
         harm[use_bias] = widths["first"][2].harm
-    assert harm[True] < 1e-9 < 1e-3 < harm[False]
+    assert harm[True] < 1e-9 < 1e-4 < harm[False]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.15, 0.3, 0.5, 0.7, 0.9, 1.0])
@@ -129,7 +129,8 @@ def test_an_arena_is_kept_by_other_layers_than_the_largest() -> None:
     network = networks.chain((6, 6, 8), *layers, lambda k: k.Dense(4, name="d"))
     model = networks.randomize(network(tf_keras))
     data = networks.samples(model, 48)[0]
-    search = BitSearch(read(model), {"image": data}, uneven.RANGES_ONLY, (2, 8))
+    config = dataclasses.replace(uneven.RANGES_ONLY, weight_grid="midrise")  # layers share tables
+    search = BitSearch(read(model), {"image": data}, config, (2, 8))
     bits = {"a": 2, "b": 2, "c": 8, "d": 8}
     budget = Budget(flash=search.flash(bits), arena=search.sizes.arena(bits))
     found = search.within(budget)

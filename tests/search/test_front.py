@@ -30,7 +30,8 @@ def test_no_point_is_beaten(front: Front) -> None:
     assert len(sizes) > 3
     assert sizes == sorted(set(sizes))
     assert harms == sorted(set(harms), reverse=True)
-    assert set(front.points[0].bits.values()) == {2}
+    fewest = front.points[0].bits  # the tables of a layer may take more than its weights
+    assert {fewest[name] for name in ("small", "large", "hidden")} == {2}
     assert set(front.points[-1].bits.values()) == {8}
 
 
