@@ -129,6 +129,8 @@ def _take_kernel_ranges(
     student: Student, scaled: Graph, weights: dict[str, WeightQuantizer]
 ) -> None:
     for name, quantizer in student.weight_quantizers.items():
+        if name not in weights:  # of a batch norm or rescaling that became a layer
+            continue
         signed = scaled[name].weights["kernel"]
         scale = np.abs(signed)
         others = tuple(a for a in range(scale.ndim) if a not in quantizer.spec.axis)
@@ -139,21 +141,20 @@ def _take_kernel_ranges(
                 "which no kernel has. Put batch norms behind convolutions and dense layers. "
                 f"Received: the layer {name!r}"
             )
-        if quantizer.spec.grid == "full" and (signed < 0).any():
+        zero_point, grid = weights[name].variables["zero_point"].numpy(), quantizer.spec.grid
+        some, every = (test(signed < 0, axis=others, keepdims=True) for test in (np.any, np.all))
+        # Where zero is on a level of "full" or "centred", there is one level more on one side.
+        uneven = some & (zero_point % 1 == 0) & (grid in ("full", "centred"))
+        if (uneven & (~every | (grid == "full"))).any():
             raise ValueError(
-                "A batch norm with a negative gamma mirrors a kernel, and the grid 'full' has no mirror "
-                "image of its lowest level. Annotate with another `weight_grid`. "
-                f"Received: the layer {name!r}"
+                "A batch norm with a negative gamma, or a rescaling by a negative factor, mirrors a kernel or "
+                "some of it, and its grid has no mirror image of its lowest level. Annotate with another "
+                f"`weight_grid`. Received: the layer {name!r}, on the grid {grid!r}"
             )
         # A batch norm with gamma 0 leaves a channel of zeros, which not every grid has.
         least = (largest.max() or 1.0) * SMALLEST_RELATIVE_SCALE
         quantizer.set_scale(np.where(largest > 0, largest, least))
-        if quantizer.spec.grid == "centred" and name in weights:
-            zero_point = weights[name].variables["zero_point"].numpy()
-            mirrored = signed.min(axis=others, keepdims=True) < 0
-            quantizer.variables["zero_point"].assign(
-                np.where(mirrored, -1 - zero_point, zero_point)
-            )
+        quantizer.variables["zero_point"].assign(np.where(uneven, -1 - zero_point, zero_point))
 
 
 def _take_ranges(

@@ -96,11 +96,11 @@ class PTQConfig:
         0 to 0.5, that is added to every layer where it can be; 0 for off. It costs parameters and
         operations.
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
-        more below; "midrise", as many as "full" and none of them zero; "centred", for every output channel
-        the better of these or one more above; "auto", "centred" at 2 and 3 bits and "narrow" above. At 8
+        more below; "midrise", as many as "full" and none of them zero; "centred", the best of these or one
+        more above, for every output channel or the kernel; "auto", "centred" at 2 and 3 bits and "narrow" above. At 8
         bits always narrow. See :class:`TensorSpec`.
-      weight_range: the initial weight scales and zero points: "mse", of least error of the kernel; "minmax",
-        covering all; "output", of least error of the layer's output.
+      weight_range: the initial weight scales: "mse", of least error of the kernel; "minmax", covering all;
+        "output", of least error of the layer's output.
       activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
         error of the network's output, below 8 bits.
       optimize: optimization variables by name or instance. Weights belong to the first that can

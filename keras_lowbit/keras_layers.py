@@ -31,7 +31,8 @@ def scaling_weights(layer: Any, channels: int) -> dict[str, np.ndarray] | None:
       channels: size of the last axis of its input.
 
     Returns:
-      ``gamma``, ``beta``, ``mean`` 0 and ``variance`` 1, each float32 (channels,), for a batch norm of
+      ``gamma`` (0 where a ``Normalization`` has seen no variance: Keras' factor of 1e7 would leave nothing of the
+      other weights of a kernel), ``beta``, ``mean`` 0 and ``variance`` 1, each float32 (channels,), for a batch norm of
       :data:`BARE_BATCH_NORM`; None if the layer has not one factor and offset a channel, or for all.
 
     Example:
@@ -42,8 +43,12 @@ def scaling_weights(layer: Any, channels: int) -> dict[str, np.ndarray] | None:
         gamma, beta = np.array(layer.scale, np.float64), np.array(layer.offset, np.float64)
     else:
         mean, variance = np.array(layer.mean, np.float64), np.array(layer.variance, np.float64)
-        deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
-        gamma, beta = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+        least = keras.backend.epsilon()
+        deviation = np.maximum(np.sqrt(variance), least)
+        gamma, beta = deviation, mean
+        if not layer.invert:
+            gamma = np.where(deviation > least, 1 / deviation, 0.0)
+            beta = -mean * gamma
     if any(v.size != 1 and (v.size, v.shape[-1]) != (channels, channels) for v in (gamma, beta)):
         return None
     values = {"gamma": gamma, "beta": beta, "mean": np.zeros(1), "variance": np.ones(1)}

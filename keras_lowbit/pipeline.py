@@ -244,6 +244,6 @@ def _checkpoint(
         **{f"config.{name}": str(value) for name, value in json.loads(config.to_json()).items()},
         "layers": digest([np.frombuffer(structure.encode(), np.uint8)]),
         "weights": digest(weights), "calibration data": digest(data), "seed": str(seed),
-        "keras_lowbit": __version__,
+        "keras_lowbit": __version__, "values": "with zero points of kernels",
     }  # fmt: skip
     return Checkpoint(directory, fingerprint)

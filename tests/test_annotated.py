@@ -188,3 +188,26 @@ def test_a_layer_named_like_the_one_before_it_keeps_its_range() -> None:
     qmodel = keras_lowbit.from_annotated(model, x)
     assert qmodel.notes["dense"] == "range as trained"
     assert qmodel.student.placement.activations["dense"].bits == 4
+
+
+def test_a_rescaling_before_what_was_annotated() -> None:
+    """One that becomes a layer gets a range of its own; a negative factor of some inputs is refused."""
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 2)).astype("float32")
+
+    def model(padding: str, scale: list[float]) -> Any:
+        annotated = applied(
+            layers.Rescaling(scale, offset=-1.0),
+            lowbit(layers.Conv2D(3, 3, padding=padding, name="conv"), 2, 8, grid="centred"),
+        )
+        keras_lowbit.calibrate(annotated, x)
+        return annotated
+
+    behind = model("same", [0.5, 0.25])
+    qmodel = keras_lowbit.from_annotated(behind, x)
+    expected = behind.predict(x, verbose=0)
+    received = qmodel.model.predict(x, verbose=0)
+    assert np.abs(received - expected).max() < 0.05 * np.abs(expected).max()
+    with pytest.raises(
+        ValueError, match="rescaling by a negative factor.*the layer 'conv'.*'centred'"
+    ):
+        keras_lowbit.from_annotated(model("valid", [-0.5, 0.5]), x)

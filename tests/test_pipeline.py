@@ -674,6 +674,7 @@ def test_a_layer_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
     layer = tf_keras.layers.ReLU()
     image = tf_keras.Input((4,), dtype="int32")
     model = tf_keras.Model(image, layer(tf_keras.layers.Dense(3)(image)))
+    model.set_weights([np.eye(4, 3), np.zeros(3)])  # so that some outputs are below zero
     monkeypatch.setattr(layer, "call", lambda x: tf.nn.leaky_relu(x, 0.5))
     with pytest.raises(ValueError, match="computes something else than its layers say"):
         pipelines.quantized(model, RANGES, np.arange(64 * 4).reshape(64, 4) - 128)

@@ -226,6 +226,19 @@ def test_an_adapted_normalization_is_read_as_it_is(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
+def test_features_that_a_normalization_has_never_seen_vary(keras: Any) -> None:
+    """Keras divides them by 1e-7; as they are, they are zero, and a kernel with that factor would be of nothing else."""
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    x[:, 1] = 2.0
+    normalization = keras.layers.Normalization(name="norm")
+    normalization.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), normalization, keras.layers.Dense(3)])
+    graph = read(model)
+    assert graph["norm"].weights["gamma"][1] == graph["norm"].weights["beta"][1] == 0.0
+    np.testing.assert_allclose(build(graph)(x), np.asarray(model(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("keras", FLAVOURS.values(), ids=FLAVOURS)
 def test_a_part_of_a_model_can_be_read(keras: Any) -> None:
     whole = networks.randomize(networks.residual(keras))
     part = keras.Model(whole.inputs, whole.get_layer("add").output)

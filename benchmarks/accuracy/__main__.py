@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", list(plan.TASKS), "Networks, in this order.")
 flags.DEFINE_list("recipes", list(RECIPES), "Recipes.")
 flags.DEFINE_list("settings", list(plan.SETTINGS), "Bits.")
-flags.DEFINE_list("seeds", [str(seed) for seed in plan.SEEDS], "Of samples and optimisation.")
+flags.DEFINE_list("seeds", None, "Of samples and optimisation; by default those of each recipe.")
 flags.DEFINE_integer("jobs", 2, "Workers.", lower_bound=1)
 flags.DEFINE_string("results", "benchmarks/results/accuracy.jsonl", "File of rows.")
 flags.DEFINE_string("qat_results", "benchmarks/results/qat.jsonl", "Rows of benchmarks.qat.")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _cells() -> list[plan.Cell]:
-    seeds = [int(text) for text in FLAGS.seeds]
+    seeds = None if FLAGS.seeds is None else [int(text) for text in FLAGS.seeds]
     return plan.cells(FLAGS.tasks, FLAGS.recipes, FLAGS.settings, seeds)
 
 

@@ -172,6 +172,7 @@ def _choices(program: Program, layer: str, packing: str, target: str) -> list[st
     weights = program.tensors[kernel_names(program)[layer]]
     dense = len(weights.shape) == 2
     one_scale = weights.scale is not None and bool(np.all(weights.scale == weights.scale[0]))
+    one_scale &= not isinstance(weights.offset, tuple)
     unpacks = target == "litert" or one_scale or not dense
     bits = weights.bits + bool(weights.offset)  # zero between two codes, or a code above the middle
     choices = ["int8"]

@@ -212,6 +212,8 @@ class _Reader:
 
 def _on_grid(codes: np.ndarray, entry: dict[str, Any]) -> bool:
     """Whether codes, their channels last, are such as the entry allows."""
+    shift, offset = np.array(entry["shift"]), np.array(entry["offset"])
     inside = entry["qmin"] <= codes.min() and codes.max() <= entry["qmax"]
-    moved = codes.astype(int) - np.array(entry["offset"])
-    return bool(inside and not np.any(moved & (2 ** np.array(entry["shift"]) - 1)))
+    if not inside or not {shift.size, offset.size} <= {1, codes.shape[-1]}:
+        return False
+    return not np.any((codes.astype(int) - offset) & (2**shift - 1))

@@ -167,8 +167,8 @@ def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
             not fits
             or not 0 <= entry["index"] < count
             or entry["bits"] not in range(2, 9)
-            or not all(type(n) is int for f in ("shift", "offset") for n in _listed(entry[f]))
             or not all(shift in range(7) for shift in _listed(entry["shift"]))
+            or not _lists_fit(entry)
             or entry["container"] not in INTEGER_BITS
         ):
             raise ValueError(
@@ -176,6 +176,19 @@ def _check_entries(metadata: dict[str, Any], model: Any, label: str) -> None:
                 f"the fields {sorted(_FIELDS)}, an index below {count}, 2 to 8 bits and a container of "
                 f"{sorted(INTEGER_BITS)}. Received: {entry!r}."
             )
+
+
+def _lists_fit(entry: Mapping[str, Any]) -> bool:
+    """Whether what may be a list, of a number a channel, has nothing but numbers, and as many everywhere."""
+    fields = [entry[name] for name in ("shift", "offset", "zero_point_b")]
+    lists = [field for field in fields if isinstance(field, list)]
+    numbers = all(type(n) in (int, float) for field in fields for n in _listed(field))
+    offsets = all(type(n) is int for n in _listed(entry["offset"]))
+    lengths = {len(field) for field in lists}
+    alike = not lists or (
+        entry["granularity"] == "channel" and len(lengths) == 1 and min(lengths) > 1
+    )
+    return numbers and offsets and alike
 
 
 def _listed(numbers: Any) -> list[Any]:

@@ -57,15 +57,13 @@ def encode_lookup(tensor: Tensor) -> tuple[bytes, bytes]:
     Raises: ValueError if there are more distinct codes than the widest index can tell apart.
     """
     codes, channels = _data(tensor), 1 if tensor.scale is None else tensor.scale.size
-    if isinstance(tensor.offset, tuple):
-        shift, offset = np.array(tensor.shift), np.array(tensor.offset)
+    if isinstance(tensor.shift, tuple) or isinstance(tensor.offset, tuple):
+        shift, offset = (np.resize(x, channels) for x in (tensor.shift, tensor.offset))
         along = (-1, *(1,) * (codes.ndim - 1 - tensor.axis))
         lowest = -(2 ** (tensor.bits - 1))
-        indices = (
-            codes - offset.reshape(along) >> np.resize(shift, channels).reshape(along)
-        ) - lowest
+        indices = (codes - offset.reshape(along) >> shift.reshape(along)) - lowest
         grid = np.arange(lowest, -lowest)
-        tables = ((grid << shift[..., None]) + offset[:, None]).astype(np.int8)
+        tables = ((grid << shift[:, None]) + offset[:, None]).astype(np.int8)
         table = tables[0]
     else:
         table, indices = np.unique(codes, return_inverse=True)

@@ -54,10 +54,10 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, dict[str, str]]:
             folded[node.name] = "became a 1x1 depthwise convolution"
         else:
             raise UnsupportedModelError(
-                f"The batch norm {node.name!r} cannot be folded: it follows {before.name!r} "
+                f"The batch norm or rescaling {node.name!r} cannot be folded: it follows {before.name!r} "
                 f"({before.kind}), whose output others read too or which has no weights, and no "
                 "Dense or unpadded convolution follows it. Move it directly behind a Dense or "
-                f"convolution. Received: a batch norm of shape {node.shape}"
+                f"convolution. Received: one of shape {node.shape}"
             )
     return graph, folded
 

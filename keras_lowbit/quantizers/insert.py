@@ -107,7 +107,7 @@ class Student:
     def digests(self) -> dict[str, str]:
         """What :meth:`values` are known by: sha256 of those of every "weight", "bias" and "activation"."""
         parts = {
-            "weight": ("kernel", "kernel_scale", "kernel_zero_point"),
+            "weight": ("kernel", "kernel_scale"),
             "bias": ("bias",),
             "activation": ("output_scale", "output_zero_point"),
         }

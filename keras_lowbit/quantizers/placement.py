@@ -188,7 +188,14 @@ def _any_kernel(graph: Graph, start: Iterable[str], follow: Callable[[str], Iter
     return False
 
 
+def _is_input(graph: Graph, node: Node) -> bool:
+    """True for a network input, also as a rescaling leaves it."""
+    keeps = LAYERS[node.kind].keeps_grid or _scales_channels(node)
+    return node.kind == "Input" or (keeps and all(_is_input(graph, graph[n]) for n in node.inputs))
+
+
 def _scales_channels(node: Node) -> bool:
+    """True for what a batch norm or rescaling became that nothing took up."""
     sizes = [node.config.get(key, 1) for key in ("kernel_size", "strides", "depth_multiplier")]
     return node.kind == "DepthwiseConv2D" and {1}.issuperset(np.hstack(sizes))
 
@@ -210,7 +217,7 @@ def _activation_spec(
     if logits or any(source[name] in members for name in graph.outputs):
         return TensorSpec(max(8, config.linear_activation_bits), False, (), unsigned)
     wanted = [
-        config.input_bits if node.kind == "Input" else _bits_wanted(graph, node.name, config)
+        config.input_bits if _is_input(graph, node) else _bits_wanted(graph, node.name, config)
         for node in nodes
     ]
     bits = max((b for b in wanted if b), default=config.linear_activation_bits)

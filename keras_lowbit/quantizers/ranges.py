@@ -13,6 +13,9 @@ CANDIDATES = 100
 # A channel whose weights are this much smaller than the layer's largest is rounded to zero instead
 # of getting a scale so small that its int32 bias would overflow.
 SMALLEST_RELATIVE_SCALE = 1e-4
+# Channels of so many weights have one zero point in common: they gain little by their own, which in lookup tables would
+# cost as much as 2^b weights.
+FEWEST_ALIKE = 64
 
 
 def first_method(method: str) -> str:
@@ -29,7 +32,8 @@ def kernel_range(
       kernel: float, any shape.
       spec: symmetric grid; ``spec.axis`` has scales of its own.
       method: "minmax" (largest absolute value on the last level) or "mse" (least squared error
-        among 100 fractions of it, and the zero points of the grid).
+        among 100 fractions of it, and the zero points of the grid; channels of 64 weights and more have
+        one zero point in common).
 
     Returns:
       Both float32, of shape ``spec.scale_shape(kernel.shape)``; scales all > 0.
@@ -39,24 +43,35 @@ def kernel_range(
         kernel.astype(np.float64), spec.axis, tuple(range(len(spec.axis)))
     ).reshape(-1, int(np.prod([kernel.shape[a] for a in others], dtype=int)))
     largest = np.abs(values).max(axis=1)
-    usual = spec.zero_points[0]
-    widest = largest / (spec.qmax - usual)  # the largest on the last level
-    scale, zero_point = widest, np.full(len(values), usual)
+    widest = largest / (spec.qmax - spec.zero_points[0])  # the largest on the last level
+    scale, zero_point = widest, np.full(len(values), spec.zero_points[0])
     if method == "mse":
-        best = np.where(largest > 0, np.inf, 0.0)  # nothing to improve in a dead channel
-        for zero in spec.zero_points:
-            last = min(spec.qmax - zero, zero - spec.qmin)
-            for fraction in np.linspace(1.0, 0.2, CANDIDATES):
-                candidate = np.where(largest > 0, fraction * largest / last, 1.0)
-                codes = np.clip(np.rint(values / candidate[:, None] + zero), spec.qmin, spec.qmax)
-                error = ((values - (codes - zero) * candidate[:, None]) ** 2).sum(axis=1)
-                better = error < best
-                scale = np.where(better, candidate, scale)
-                zero_point = np.where(better, zero, zero_point)
-                best = np.minimum(best, error)
+        found = [_least_error(values, largest, zero, spec) for zero in spec.zero_points]
+        scales, errors = (np.array(x) for x in zip(*found, strict=True))
+        if values.shape[1] >= FEWEST_ALIKE:
+            errors = np.broadcast_to(errors.sum(axis=1, keepdims=True), errors.shape)
+        best = np.argmin(errors, axis=0)
+        scale = scales[best, np.arange(len(values))]
+        zero_point = np.array(spec.zero_points)[best]
     scale = np.maximum(scale, (widest.max() or 1.0) * SMALLEST_RELATIVE_SCALE)
     shape = spec.scale_shape(kernel.shape)
     return scale.astype(np.float32).reshape(shape), zero_point.astype(np.float32).reshape(shape)
+
+
+def _least_error(
+    values: np.ndarray, largest: np.ndarray, zero: float, spec: TensorSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of every row, the scale of least squared error with this zero point, and the error."""
+    last = min(spec.qmax - zero, zero - spec.qmin)
+    scale = largest / last
+    least = np.where(largest > 0, np.inf, 0.0)  # nothing to improve in a dead channel
+    for fraction in np.linspace(1.0, 0.2, CANDIDATES):
+        candidate = np.where(largest > 0, fraction * largest / last, 1.0)
+        codes = np.clip(np.rint(values / candidate[:, None] + zero), spec.qmin, spec.qmax)
+        error = ((values - (codes - zero) * candidate[:, None]) ** 2).sum(axis=1)
+        scale = np.where(error < least, candidate, scale)
+        least = np.minimum(least, error)
+    return scale, least
 
 
 def activation_range(

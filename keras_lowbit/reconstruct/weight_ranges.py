@@ -30,21 +30,18 @@ LEAST_FRACTION = 0.25  # of the first scale; a dead channel has no weights to co
 
 
 def match_layer_outputs(student: Student, teacher: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """Set the scale, and the zero point, of every kernel to that of least error of its layer's output.
+    """Set the scale of every kernel to that of least error of its layer's output.
 
     Args:
-      student: calibrated; only weight scales and zero points change.
+      student: calibrated; only weight scales change.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
     """
     pairs = input_covariances(student.graph, student.placement, teacher, inputs)
     for name, covariance in pairs:
         quantizer, kernel = student.weight_quantizers[name], student.kernels[name].numpy()
-        own_zero = quantizer.variables["zero_point"]
-        start = quantizer.scale().numpy(), own_zero.numpy()
-        scale, zero_point = output_range(kernel, *start, quantizer.spec, covariance)
-        quantizer.set_scale(scale)
-        own_zero.assign(zero_point)
+        start = quantizer.scale().numpy(), quantizer.variables["zero_point"].numpy()
+        quantizer.set_scale(output_scale(kernel, *start, quantizer.spec, covariance))
 
 
 def input_covariances(
@@ -72,42 +69,36 @@ def input_covariances(
         cache.advance(index, UnitFunction(unit, model, None).map(cache.inputs_of(unit)))
 
 
-def output_range(
+def output_scale(
     kernel: np.ndarray,
     start: np.ndarray,
     zero_point: np.ndarray,
     spec: TensorSpec,
     covariance: Moments,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scales and zero points that change a layer's output least.
+) -> np.ndarray:
+    """The scales that change a layer's output least.
 
     Args:
       kernel: float, as the layer has it.
       start: scales to begin with, float32 of shape ``spec.scale_shape(kernel.shape)``, all > 0; they are
         kept where no other is better.
-      zero_point: likewise.
+      zero_point: of every output, shaped likewise; they stay.
       spec: the grid of the kernel, with a scale for every output.
       covariance: of the layer's inputs; see :func:`keras_lowbit.reconstruct.moments.input_covariance`.
 
     Returns:
-      Both float32, shaped as ``start``.
+      float32, shaped as ``start``.
     """
     # One matrix a group, (groups, inputs, outputs), and a scale for each of its columns.
     weights = covariance.to_matrix(kernel.astype(np.float64))
-    first, zero = (covariance.to_matrix(x.astype(np.float64)) for x in (start, zero_point))
-    widest = np.abs(weights).max(axis=1, keepdims=True)
-    trials: list[tuple[np.ndarray, ...]] = [(first, zero)]
-    for other in spec.zero_points:
-        last = min(spec.qmax - other, other - spec.qmin)
-        scales = (np.maximum(f * widest / last, LEAST_FRACTION * first) for f in FRACTIONS)
-        trials += [(scale, np.full(zero.shape, other)) for scale in scales]
-    best, least = trials[0], np.full(first.shape, np.inf)
-    for trial in trials:
-        scale, zero = trial
-        codes = np.clip(np.rint(weights / scale + zero), spec.qmin, spec.qmax)
-        off = weights - (codes - zero) * scale
+    scale, zero = (covariance.to_matrix(x.astype(np.float64)) for x in (start, zero_point))
+    last = np.minimum(spec.qmax - zero, zero - spec.qmin)
+    widest = np.abs(weights).max(axis=1, keepdims=True) / last
+    least = np.full(scale.shape, np.inf)
+    for candidate in (scale, *(np.maximum(f * widest, LEAST_FRACTION * scale) for f in FRACTIONS)):
+        codes = np.clip(np.rint(weights / candidate + zero), spec.qmin, spec.qmax)
+        off = weights - (codes - zero) * candidate
         error = (off * (covariance.quantized @ off)).sum(axis=1, keepdims=True)
-        best = tuple(np.where(error < least, *pair) for pair in zip(trial, best, strict=True))
+        scale = np.where(error < least, candidate, scale)
         least = np.minimum(error, least)
-    scale, zero = (covariance.from_matrix(x, start.shape).astype(np.float32) for x in best)
-    return scale, zero
+    return covariance.from_matrix(scale, start.shape).astype(np.float32)

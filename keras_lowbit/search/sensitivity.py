@@ -27,7 +27,7 @@ from keras_lowbit.quantizers.placement import place
 from keras_lowbit.quantizers.ranges import first_method, kernel_range
 from keras_lowbit.reconstruct.activations import UnitFunction, evenly
 from keras_lowbit.reconstruct.units import whole_network
-from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_range
+from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
 
 SAMPLES = 256
 
@@ -89,8 +89,8 @@ def measure(
         choices = candidates[name]
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
-            first = kernel_range(floats, spec, first_method(config.weight_range))
-            scale, zero_point = output_range(floats, *first, spec, moments)
+            scale, zero_point = kernel_range(floats, spec, first_method(config.weight_range))
+            scale = output_scale(floats, scale, zero_point, spec, moments)
             codes = quantize(floats, scale, zero_point, spec.qmin, spec.qmax)
             rounded = dequantize(codes, scale, zero_point).numpy()
             harm = 0.0

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import rows
 from benchmarks.accuracy import plan, render
 from benchmarks.accuracy.measure import measure
-from benchmarks.accuracy.plan import MIXED, SEEDS, SETTINGS, TASKS, Cell, cells, known_rows
+from benchmarks.accuracy.plan import MIXED, SETTINGS, TASKS, Cell, cells, known_rows
 from benchmarks.rows import of_today, older_rows
 from benchmarks.study.backends import sequential
 from benchmarks.study.runner import run
@@ -43,13 +43,14 @@ def row(cell: Cell, accuracy: float) -> dict[str, Any]:
 
 
 def test_every_cell_is_another_one() -> None:
-    planned = cells(TASKS, RECIPES, SETTINGS, SEEDS)
-    assert len({cell.key for cell in planned}) == 4 * 3 * 10 * 3
+    planned = cells(TASKS, RECIPES, SETTINGS)
+    assert len({cell.key for cell in planned}) == len(planned) == 4 * 10 * (1 + 1 + 3)
+    assert cells(["res8"], ["fast"], ["W4A8"], [2]) == [Cell("res8", "fast", "W4A8", 2)]
     ends = Cell("res8", "best", "3/3 edge-8").config
     assert (ends.weight_bits, ends.activation_bits) == (3, 3)
     assert (ends.input_bits, ends.first_last_bits) == (8, 8)
     with pytest.raises(ValueError, match=r"Expected some of \['fast'.*Received: \['slow'\]"):
-        cells(TASKS, ["slow"], SETTINGS, SEEDS)
+        cells(TASKS, ["slow"], SETTINGS)
 
 
 @pytest.mark.parametrize("setting", ["W2A8", MIXED])

@@ -29,15 +29,16 @@ def test_channels_alike_have_one_number() -> None:
     assert (aligned.shift, aligned.offset) == (1, 1)
 
 
-@pytest.mark.parametrize(("width", "zero_point"), [(3, -1.0), (3, -0.5), (8, 0.0)])
-def test_three_bits_in_other_widths(width: int, zero_point: float) -> None:
-    """All of them need a bit more than they have but those with zero on the usual code."""
-    codes, scale = np.arange(-4, 4)[:, None], np.ones(1)
-    if width > 3:
-        assert align_weights(codes, scale, np.array([zero_point]), 3, width).shift == width - 3
-    else:
+@pytest.mark.parametrize(("zero_point", "shift", "least"), [(0, 1, -8), (-0.5, 1, -7), (-1, 0, -3)])
+def test_three_bits_in_four_and_in_three(zero_point: float, shift: int, least: int) -> None:
+    """They need a bit more than they have, but those with zero on the usual code."""
+    codes, scale, zero = np.arange(-4, 4)[:, None], np.ones(1), np.array([zero_point])
+    aligned = align_weights(codes, scale, zero, 3, 4)
+    assert (aligned.shift, aligned.codes.min()) == (shift, least)
+    assert aligned.codes.max() <= 7
+    if zero_point:
         with pytest.raises(ValueError, match="3-bit codes with a zero point of.*than 3 hold"):
-            align_weights(codes, scale, np.array([zero_point]), 3, width)
+            align_weights(codes, scale, zero, 3, 3)
 
 
 @pytest.mark.parametrize("codes", [[2], [-3], [0.5]])

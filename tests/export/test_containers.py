@@ -124,7 +124,7 @@ def test_no_other_containers_make_a_smaller_file() -> None:
         lambda k: k.Flatten(),
         lambda k: k.Dense(4, name="last"),
     )
-    config = PTQConfig(3, 8, optimize=(), tune_steps=0)
+    config = PTQConfig(3, 8, weight_grid="midrise", optimize=(), tune_steps=0)
     qmodel = pipelines.quantized(networks.randomize(network(tf_keras)), config)
     layers = ("depthwise", "pointwise", "depthwise_2", "pointwise_2", "last")
     program = qmodel.to_program(dict.fromkeys(layers[:-1], "int4"))

@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from programs import Builder, random_inputs
 
 from keras_lowbit.export import flatbuffer, integer_reference, packing, runtimes
+from keras_lowbit.export.constants import align_weights
 from keras_lowbit.export.ir import Program, Tensor
 
 needs_tflm = pytest.mark.skipif(
@@ -197,3 +198,18 @@ def test_layers_of_one_micro_file_share_tables():
         "none": 3, "names": 3, "micro": 1,
     }  # fmt: skip
     assert all(len({indices for indices, _ in pairs}) == 3 for pairs in operands.values())
+
+
+@pytest.mark.parametrize("zero_points", [(0.0, -0.5), (-0.5, -1.0), (0.0, -1.0), (0.0, -0.5, -1.0)])
+@pytest.mark.parametrize("bits", [2, 3, 7])
+def test_tables_of_channels_with_zero_elsewhere(zero_points: tuple[float, ...], bits: int) -> None:
+    """As many bits an index as a code has, whatever the codes of the channels are together."""
+    zero, limit = np.resize(zero_points, 6), 2 ** (bits - 1)
+    codes = np.random.default_rng(0).integers(-limit, limit, (6, 1, 1, 200))
+    data, scale, shift, offset = align_weights(codes, np.ones(6), zero, bits)
+    weights = Tensor(
+        "w", data.shape, scale, 0, bits, int(data.min()), int(data.max()), data=data, shift=shift, offset=offset
+    )  # fmt: skip
+    indices, tables = packing.encode_lookup(weights)
+    assert len(indices) == data.size * bits // 8
+    np.testing.assert_array_equal(packing.decode_lookup(indices, tables, data.shape, 6), data)
