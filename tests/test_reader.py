@@ -137,7 +137,7 @@ NETWORKS: dict[str, networks.Network] = {
     ),
     "scalings": chain(
         IMAGE, lambda k: k.Rescaling(1 / 127.5, offset=-1.0), lambda k: k.Conv2D(4, 3, padding="same"),
-        lambda k: k.Normalization(mean=[0.5, -1.0, 2.0, 0.0], variance=[4.0, 0.0, 1e-3, 1.0]),
+        lambda k: k.Normalization(mean=[0.5, -1.0, 2.0, 0.0], variance=[4.0, 0.25, 1e-3, 1.0]),
         lambda k: k.Flatten(), lambda k: k.Dense(2), lambda k: k.Rescaling([2.0, 3.0], [0.1, -0.2]),
         lambda k: k.Normalization(axis=None, mean=3.0, variance=0.25, invert=True),
     ),
