@@ -129,10 +129,8 @@ def kernel_and_bias(
         values[f"{name}/kernel_{part}"].reshape(-1) for part in ("scale", "zero_point")
     )
     if container == "int4" and np.all(scale == scale[0]) and np.all(zero_point == zero_point[0]):
-        scale, zero_point = (
-            scale[:1],
-            zero_point[:1],
-        )  # all that TFLM's packed FULLY_CONNECTED takes
+        # TFLM runs a packed FULLY_CONNECTED with a single scale only.
+        scale, zero_point = scale[:1], zero_point[:1]
     width = INTEGER_BITS[container]
     if any(zero_point) and spec.bits == width:
         raise ValueError(

@@ -28,9 +28,8 @@ METADATA_SEAL = "metadata_sha256"  # of metadata in a file of their own
 FORMAT = 1
 _FIELDS: dict[str, Any] = {
     **dict.fromkeys(("index", "bits", "axis", "qmin", "qmax"), int),
-    **dict.fromkeys(
-        ("shift", "offset"), (int, list)
-    ),  # lists, of a number a channel, on "centred" grids
+    # Lists, of a number a channel, where the channels of a "centred" grid differ.
+    **dict.fromkeys(("shift", "offset"), (int, list)),
     "zero_point_b": (int, float, list),  # of weights, 0, or half a code or one below
     **dict.fromkeys(("scheme", "granularity", "container", "method"), str),
 }
@@ -44,8 +43,8 @@ def build_metadata(
 ) -> dict[str, Any]:
     """JSON-able description of the int8 tensors of a program, by name and by flatbuffer index.
 
-    For each: b-bit code = (container code - offset) >> shift, real value = scale * (container code - zero point);
-    "lut" is decoded to an int8 container at run time. `containers` are those of the weights by layer;
+    For each: b-bit code = (container code - offset) >> shift, these by channel where they are lists; real value =
+    scale * (container code - zero point); "lut" is decoded to an int8 container at run time. `containers` are those of the weights by layer;
     `extra` adds top-level entries, such as the calibration.
     """
     kernels = kernel_names(program)
