@@ -15,7 +15,7 @@ MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
 ALL_RANGE_METHODS = (*RANGE_METHODS, "output")
 WEIGHT_GRIDS = ("auto", "narrow", "full", "midrise", "centred")
-MOST_CENTRED_BITS = 3  # of "auto"; INT4 packing has no room for more
+MOST_MIDRISE_BITS = 3  # of "auto"; INT4 packing has no room for more
 UNITS = ("layer", "block", "network")
 MERGED = "merged:"  # and a number: so many blocks in a row
 AUGMENTS = ("auto", "none", "mixup", "images", "series")
@@ -97,10 +97,10 @@ class PTQConfig:
         operations.
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
         more below; "midrise", as many as "full" and none of them zero; "centred", the best of these or one
-        more above, for every output channel or the kernel; "auto", "centred" at 2 and 3 bits and "narrow" above. At 8
+        more above, for every output channel or the kernel; "auto", "midrise" at 2 and 3 bits and "narrow" above. At 8
         bits always narrow. See :class:`TensorSpec`.
-      weight_range: the initial weight scales: "mse", of least error of the kernel; "minmax", covering all;
-        "output", of least error of the layer's output.
+      weight_range: the initial weight scales: "mse", of least error of the kernel (on a grid without zero, as
+        "output" beside inputs that never vary); "minmax", covering all; "output", of least error of the layer's output.
       activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
         error of the network's output, below 8 bits.
       optimize: optimization variables by name or instance. Weights belong to the first that can
@@ -250,7 +250,7 @@ class PTQConfig:
         """The grid of kernels of that many bits, of those of :class:`TensorSpec`."""
         if bits == MAX_BITS:
             return "narrow"
-        automatic = "centred" if bits <= MOST_CENTRED_BITS else "narrow"
+        automatic = "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
         return automatic if self.weight_grid == "auto" else self.weight_grid
 
     @classmethod

@@ -141,8 +141,8 @@ def _four_steps(
     student = insert_quantizers(graph, place(graph, config))
     weights, activations = map(first_method, (config.weight_range, config.activation_range))
     dead = calibrate(student.model, data, weights, activations, seed)
-    if config.weight_range == "output":
-        match_layer_outputs(student, teacher, inputs)
+    if config.weight_range != "minmax":
+        match_layer_outputs(student, teacher, inputs, only_misled=config.weight_range == "mse")
     if config.activation_range == "output":
         match_output(student, inputs)
     student.make_room_for_biases(dead)

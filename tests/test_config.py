@@ -29,7 +29,7 @@ def test_grids_of_weights() -> None:
         spec = TensorSpec(3, True, grid=grid)
         assert (spec.qmin, spec.qmax, spec.zero_points) == (-4, 3, expected)
     chosen = [PTQConfig().grid_of_weights(bits) for bits in (2, 3, 4, 8)]
-    assert chosen == ["centred", "centred", "narrow", "narrow"]
+    assert chosen == ["midrise", "midrise", "narrow", "narrow"]
     chosen = [PTQConfig(weight_grid="full").grid_of_weights(bits) for bits in (2, 7, 8)]
     assert chosen == ["full", "full", "narrow"]
     for grid, bits in (("full", 8), ("midrise", 8), ("auto", 4)):

@@ -22,7 +22,7 @@ by the recipe "fast", seed 0. Points are accuracy gained (+) or lost (−) again
 "front" are the points of one call of `pareto`. The other limits are shares of what the network takes with 8 bits
 everywhere: half of its flash; three quarters of it with an arena that may grow by a quarter; half of its bit operations.
 "2 bits, narrow" and "full" are two bits everywhere with the levels -1, 0, 1 and -2 to 1 times the scale in place of the
-default's ("centred"), of every channel -1.5, -0.5, 0.5, 1.5 or -2 to 1 or -1 to 2: all run on the same integer kernels.
+default's ("midrise"), -1.5, -0.5, 0.5, 1.5: all run on the same integer kernels, midrise written as odd numbers of half the scale.
 Bits are listed in the order of the network. Flash is the file for TFLM, `export(packing="auto", strip="micro")`; the arena is TFLM's on a 64-bit host.
 
 `python -m benchmarks.budgets run` measures the rows that are missing (`make budgets`), `make budgets-report` writes this page.

@@ -11,10 +11,11 @@ equation 1, restricted to the scale.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph
@@ -29,18 +30,29 @@ FRACTIONS = np.linspace(1.25, 0.2, 64)  # of the scale that covers every weight
 LEAST_FRACTION = 0.25  # of the first scale; a dead channel has no weights to cover
 
 
-def match_layer_outputs(student: Student, teacher: Any, inputs: Mapping[str, np.ndarray]) -> None:
+def match_layer_outputs(
+    student: Student, teacher: Any, inputs: Mapping[str, np.ndarray], only_misled: bool = False
+) -> None:
     """Set the scale of every kernel to that of least error of its layer's output.
 
     Args:
       student: calibrated; only weight scales change.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
+      only_misled: leave the scales alone but where the error of the kernel itself misleads: on a grid without
+        zero, beside inputs that never vary. What leads from these is mostly near zero, far from any level.
     """
-    pairs = input_covariances(student.graph, student.placement, teacher, inputs)
-    for name, covariance in pairs:
-        quantizer, kernel = student.weight_quantizers[name], student.kernels[name].numpy()
+    graph, placement = student.graph, student.placement
+    among = set(placement.weights)
+    if only_misled:
+        among = {name for name, spec in placement.weights.items() if 0 not in spec.zero_points} - {
+            node.name for node in graph.nodes if node.kind == "DepthwiseConv2D"
+        }
+    found = input_covariances(graph, placement, teacher, inputs, among, only_misled)
+    for name, covariance in found:
+        quantizer = student.weight_quantizers[name]
         start = quantizer.scale().numpy(), quantizer.variables["zero_point"].numpy()
+        kernel = student.kernels[name].numpy()
         quantizer.set_scale(output_scale(kernel, *start, quantizer.spec, covariance))
 
 
@@ -49,6 +61,8 @@ def input_covariances(
     placement: Placement,
     model: Any,
     inputs: Mapping[str, np.ndarray],
+    among: Set[str] | None = None,
+    some_idle: bool = False,
 ) -> Iterator[tuple[str, Moments]]:
     """Every layer with a kernel, and the covariance of what enters it in the float model.
 
@@ -57,7 +71,11 @@ def input_covariances(
       placement: of the same graph; says what is computed at a time.
       model: functional, its layers named as the nodes.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
+      among: these layers only; all by default.
+      some_idle: and of these only where some input channel never varies.
     """
+    if among is not None and not among:
+        return
     units = find_units(graph, placement, "layer")
     few = dict(zip(inputs, evenly(inputs.values(), SAMPLES), strict=True))
     cache = ActivationCache(few, units)
@@ -65,8 +83,22 @@ def input_covariances(
         for name in unit.layers:
             front = dataclasses.replace(unit, inner=(), outputs=graph[name].inputs)
             function, arrived = UnitFunction(front, model, None), cache.inputs_of(unit)
+            if among is not None and name not in among:
+                continue
+            if some_idle and not _some_are_idle(x for (x,) in function.batches(arrived)):
+                continue
             yield name, input_covariance(graph[name], (x for (x,) in function.batches(arrived)))
         cache.advance(index, UnitFunction(unit, model, None).map(cache.inputs_of(unit)))
+
+
+def _some_are_idle(batches: Iterable[tf.Tensor]) -> bool:
+    """Whether some channel has the same value everywhere, as behind a ReLU that never opens."""
+    ends = [
+        (x.reshape(-1, x.shape[-1]).min(0), x.reshape(-1, x.shape[-1]).max(0))
+        for x in map(np.asarray, batches)
+    ]
+    lows, highs = zip(*ends, strict=True)
+    return bool((np.min(lows, axis=0) == np.max(highs, axis=0)).any())
 
 
 def output_scale(
