@@ -91,14 +91,12 @@ def cells(
     for names, known in ((tasks, TASKS), (recipes, RECIPES), (settings, SETTINGS)):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"Expected some of {list(known)}. Received: {unknown}")
-    wanted = None if seeds is None else tuple(seeds)
-    every = (
-        dict.fromkeys(itertools.chain.from_iterable(SEEDS.values())) if wanted is None else wanted
-    )
+    wanted = SEEDS if seeds is None else dict.fromkeys(recipes, tuple(seeds))
+    every = sorted({seed for recipe in recipes for seed in wanted[recipe]})
     return [
         Cell(task, recipe, setting, seed)
         for seed, recipe, setting, task in itertools.product(every, recipes, settings, tasks)
-        if wanted or seed in SEEDS[recipe]
+        if seed in wanted[recipe]
     ]
 
 

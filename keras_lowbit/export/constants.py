@@ -84,7 +84,7 @@ def align_weights(
     factor = 2.0**shift
     if (shift < (zero_point % 1 != 0)).any():
         raise ValueError(
-            f"{bits}-bit codes with a zero point of {zero_point.min()} need a bit more than {width} hold. "
+            f"{bits}-bit codes with a zero point of {zero_point.min()} need a bit more than {width} hold; choose a wider container. "
             f"Received: bits={bits}, width={width}"
         )
     along = (-1, *(1,) * (codes.ndim - 1 - axis)) if zero_point.size > 1 else (1,)

@@ -13,8 +13,8 @@ CANDIDATES = 100
 # A channel whose weights are this much smaller than the layer's largest is rounded to zero instead
 # of getting a scale so small that its int32 bias would overflow.
 SMALLEST_RELATIVE_SCALE = 1e-4
-# Channels of so many weights have one zero point in common: they gain little by their own, which in lookup tables would
-# cost as much as 2^b weights.
+# Channels of so many weights have one zero point in common: they gain little by their own, and lookup tables of their
+# own would take 2^b bytes each.
 FEWEST_ALIKE = 64
 
 
