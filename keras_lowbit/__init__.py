@@ -10,13 +10,14 @@ from keras_lowbit.export.load_tflite import load_tflite
 from keras_lowbit.export.metadata import read_metadata
 from keras_lowbit.finetune.relative_adam import RelativeAdam
 from keras_lowbit.pipeline import quantize
-from keras_lowbit.quantized_model import QuantizedModel, load
+from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
 from keras_lowbit.quantizers.quantize_configs import LowBitQuantizeConfig
 from keras_lowbit.reader import UnsupportedModelError
 from keras_lowbit.recipes import RECIPES
 from keras_lowbit.reconstruct import variables
 from keras_lowbit.reconstruct.reconstructor import Reconstructor
+from keras_lowbit.saved_model import load
 from keras_lowbit.search.budget import Budget, BudgetError
 from keras_lowbit.search.front import Front, pareto
 from keras_lowbit.version import __version__

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_lowbit.calibration_data import collect
 from keras_lowbit.callbacks import CallbackList
-from keras_lowbit.checks import MAX_BITS
+from keras_lowbit.checks import MAX_BITS, check_seed
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.finetune.end_to_end import finetune
 from keras_lowbit.graph import Graph, build
@@ -55,6 +55,7 @@ def from_annotated(model: Any, calib_ds: Any, seed: int = 0) -> QuantizedModel:
       >>> model.fit(train_ds, epochs=3)
       >>> keras_lowbit.from_annotated(model, x).export("model.tflite")
     """
+    check_seed(seed)
     plain, weights, outputs = unwrap(model)
     source = read(plain)
     check_names_and_inputs(source)

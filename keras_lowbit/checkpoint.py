@@ -49,8 +49,8 @@ class Checkpoint:
         if not state.exists():
             _write(state, json.dumps(dict(fingerprint), indent=1).encode())
         try:
-            known = json.loads(state.read_text())
-        except ValueError as error:
+            known = dict(json.loads(state.read_text()))
+        except (ValueError, TypeError) as error:
             raise self._damaged("fingerprint.json", error) from error
         changed = sorted(k for k in {*known, *fingerprint} if known.get(k) != fingerprint.get(k))
         if changed:

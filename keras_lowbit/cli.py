@@ -126,8 +126,7 @@ def _quantize(options: flags.FlagValues) -> int:
             raise ValueError(
                 f"It exists already; pass --overwrite to replace it. Received: {path!r}"
             )
-    if options.saved:
-        folder_to_write(options.saved, options.overwrite)  # refused now, not after the work
+    _check_places(options, outputs)
     if options.config:
         config = _config_file(options)
     else:
@@ -153,6 +152,21 @@ def _quantize(options: flags.FlagValues) -> int:
     verification = qmodel.verify(outputs[0], _first(samples, options.verify_samples))
     sys.stdout.write(f"{verification}\n")
     return 0 if verification.ok else 1
+
+
+def _check_places(options: flags.FlagValues, outputs: tuple[Path, ...]) -> None:
+    """Refuse now, not after the work, what cannot be written beside each other."""
+    if options.saved:
+        folder_to_write(options.saved, options.overwrite)
+    flagged = {"--saved": options.saved, "--checkpoint_dir": options.checkpoint_dir}
+    folders = {flag: Path(path).resolve() for flag, path in flagged.items() if path}
+    for flag, folder in folders.items():
+        for other, path in [*folders.items(), *(("--output", path.resolve()) for path in outputs)]:
+            lies_in_saved = flag == "--saved" and folder in path.parents
+            if other != flag and (path == folder or lies_in_saved):
+                raise ValueError(
+                    f"{flag} must be a folder of its own: give another. Received: {flag}={folder}, {other}={path}"
+                )
 
 
 def _budget(options: flags.FlagValues) -> Budget | None:

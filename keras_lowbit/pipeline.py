@@ -27,7 +27,7 @@ from keras_lowbit.preflight import check_before_work, check_names_and_inputs
 from keras_lowbit.preprocess.preprocess import preprocess
 from keras_lowbit.quantized_model import QuantizedModel
 from keras_lowbit.quantizers.calibrate import calibrate
-from keras_lowbit.quantizers.insert import Student, insert_quantizers
+from keras_lowbit.quantizers.insert import LARGEST_BIAS_AT_LAST, Student, insert_quantizers
 from keras_lowbit.quantizers.placement import insert_requantization, place
 from keras_lowbit.quantizers.ranges import first_method
 from keras_lowbit.reader import read
@@ -164,6 +164,8 @@ def _four_steps(
     else:
         student.assign(saved[0])
         records.append(saved[1])
+    raised = student.make_room_for_biases(largest=LARGEST_BIAS_AT_LAST)
+    notes |= dict.fromkeys(raised, "scales raised in the end, or biases would overflow")
     warn_if_useless(records)
     methods = _methods(config, tuned=not records[-1].get("undone"))
     methods |= _methods_of_what_rested(student, calibrated, config, methods)

@@ -5,24 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from keras_lowbit.accounting import Cost, cost_of
 from keras_lowbit.calibration_data import read_samples
 from keras_lowbit.config import PTQConfig
-from keras_lowbit.graph import Graph, build
-from keras_lowbit.quantizers.insert import Student, insert_quantizers
-from keras_lowbit.quantizers.placement import place
+from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.version import __version__
-
-FORMAT = 1
-KEPT = ("history", "notes", "methods", "calibration_samples", "calibration_source", "digests")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,33 +88,11 @@ class QuantizedModel:
         """Write everything to a new folder, exactly; :func:`keras_lowbit.load` reads it.
 
         Raises:
-          ValueError: the folder exists and ``overwrite`` is False.
+          ValueError: the folder exists and ``overwrite`` is False, or it holds anything but a quantized model.
         """
-        from keras_lowbit.export.output_files import folder_to_write
+        from keras_lowbit.saved_model import write
 
-        target = folder_to_write(directory, overwrite)
-        graph = self.student.graph
-        kept = {name: getattr(self, name) for name in KEPT}
-        document = {"format": FORMAT, "config": json.loads(self.config.to_json())}
-        document |= graph.to_document() | kept
-        arrays = {f"{n.name}/{role}": w for n in graph.nodes for role, w in n.weights.items()}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            temporary = Path(folder) / target.name
-            temporary.mkdir()
-            text = json.dumps(document, indent=1, default=_plain)
-            (temporary / "model.json").write_text(text)
-            np.savez(temporary / "float_weights.npz", **arrays)  # type: ignore[arg-type]
-            np.savez(temporary / "values.npz", **self.student.values())  # type: ignore[arg-type]
-            replaced = Path(folder) / "replaced"
-            if target.exists():
-                os.replace(target, replaced)
-            try:
-                os.replace(temporary, target)
-            except OSError:
-                if replaced.exists():
-                    os.replace(replaced, target)
-                raise
+        write(self, directory, overwrite)
 
     def export(
         self,
@@ -238,43 +209,6 @@ class QuantizedModel:
         return verify(program, blob, inputs, simulated, names)
 
 
-def load(directory: str | os.PathLike[str]) -> QuantizedModel:
-    """Read what :meth:`QuantizedModel.save` wrote: same outputs, same exported bytes.
-
-    Raises:
-      ValueError: the folder does not hold a quantized model of this format.
-    """
-    source = Path(directory)
-    document = _read(source / "model.json", lambda path: json.loads(path.read_text()))
-    written = document.get("format") if isinstance(document, dict) else None
-    if written != FORMAT:
-        raise ValueError(
-            f"The folder is in another format. Expected format {FORMAT}; use the keras_lowbit that "
-            f"wrote it. Received: {written!r}"
-        )
-    config = PTQConfig.from_json(json.dumps(document["config"]))
-    weights, values = (
-        _read(source / name, lambda path: dict(np.load(path)))
-        for name in ("float_weights.npz", "values.npz")
-    )
-    graph = Graph.from_document(document, weights)
-    student = insert_quantizers(graph, place(graph, config))
-    student.assign(values)
-    kept = {name: document[name] for name in KEPT if name in document}  # older folders have fewer
-    return QuantizedModel(student, build(graph), config, **kept)
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """What ``reader`` makes of a file of a saved model."""
-    try:
-        return reader(path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(
-            f"No quantized model can be read here: {error}. Expected a folder written by "
-            f"QuantizedModel.save. Received: {str(path.parent)!r}"
-        ) from error
-
-
 def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
     """Float samples on the grids of the program's inputs, int8."""
     from keras_lowbit.export.integer_reference import quantize_input
@@ -283,10 +217,3 @@ def _input_codes(program: Any, samples: list[np.ndarray]) -> list[np.ndarray]:
         quantize_input(program.tensors[name], values)
         for name, values in zip(program.inputs, samples, strict=True)
     ]
-
-
-def _plain(value: Any) -> Any:
-    """NumPy and Keras containers as JSON types."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return list(value)

@@ -130,6 +130,8 @@ def test_what_cannot_be_exported_is_refused() -> None:
         keras_lowbit.from_annotated(applied(*calls()), x)
     model = applied(lowbit(layers.Conv2D(3, 3, name="float"), None, 8))
     keras_lowbit.calibrate(model, x)
+    with pytest.raises(ValueError, match="`seed` must be.*seed=-1"):
+        keras_lowbit.from_annotated(model, x, seed=-1)
     with pytest.raises(ValueError, match=r"must be annotated.*Received: \['float'\]"):
         keras_lowbit.from_annotated(model, x)
     other = layers.Conv2D(3, 3, name="other")

@@ -22,7 +22,7 @@ LEVELS = {
     "quantizers.tensor_quantizers": 1, "reconstruct.variables": 1, "reconstruct.moments": 1,
     "calibration_data": 2, "data_free": 2, "accounting": 2, "checkpoint": 2, "preprocess": 2, "quantizers": 2,
     "reconstruct": 2, "finetune": 2,
-    "quantized_model": 3, "analysis": 3, "export": 3, "search": 3,
+    "quantized_model": 3, "saved_model": 3, "analysis": 3, "export": 3, "search": 3,
     "version": 0, "preflight": 3, "pipeline": 4, "annotated": 4,
     "converter": 5,
     "": 5, "cli": 5, "__main__": 5,

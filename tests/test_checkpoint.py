@@ -182,6 +182,13 @@ def test_a_number_is_no_folder() -> None:
         run(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("content", ["[1]", "{", "3"])
+def test_a_damaged_fingerprint_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "fingerprint.json").write_text(content)
+    with pytest.raises(ValueError, match=r"is damaged: fingerprint.json cannot be read"):
+        Checkpoint(tmp_path, {"seed": "0"})
+
+
 @pytest.mark.parametrize("broken", ["npz", "json"])
 def test_a_part_that_could_not_be_written_does_not_exist(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

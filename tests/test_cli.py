@@ -226,6 +226,26 @@ QUANTIZE = ("quantize", "--model=model.keras", "--output=m.tflite")
             "Only a folder with a quan",
         ),
         ((*QUANTIZE[:2], "--output=x.npy/m.tflite", "--calib=x.npy"), 1, "x.npy' is no folder"),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--saved=run", "--checkpoint_dir=run"),
+            1,
+            "--saved must be a folder of its own.*--saved=.*run, --checkpoint_dir=.*run",
+        ),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--saved=m.tflite"),
+            1,
+            "--saved must be a folder of its own.*--output=.*m.tflite",
+        ),
+        (
+            (*QUANTIZE[:2], "--output=run/m.tflite", "--calib=x.npy", "--saved=run"),
+            1,
+            "--saved must be a folder of its own.*--output=.*run/m.tflite",
+        ),
+        (
+            (*QUANTIZE, "--calib=x.npy", "--checkpoint_dir=m.tflite"),
+            1,
+            "--checkpoint_dir must be a folder of its own.*--output=.*m.tflite",
+        ),
         ((*QUANTIZE, "--calib=x.npy", "--saved=x.npy/a/b"), 1, "x.npy' is no folder"),
         ((*QUANTIZE, "--calib=one.npz", "--calib_key=x"), 1, "--calib_key.*Received: 'x'"),
         ((*QUANTIZE, "--calib=x.npy", "--config=none.json"), 1, "configuration.*none.json"),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -421,12 +422,12 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path: Path) -> None:
     qmodel = pipelines.quantized(make(), RANGES)
     folder, file = tmp_path / "saved", tmp_path / "m.tflite"
     qmodel.save(folder)
-    (folder / "mine").touch()
+    (folder / "values.npz").write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists already.*overwrite=True"):
         qmodel.save(folder)
-    assert (folder / "mine").exists()
+    assert (folder / "values.npz").read_bytes() == b"mine"
     qmodel.save(folder, overwrite=True)
-    assert not (folder / "mine").exists()
+    assert (folder / "values.npz").read_bytes() != b"mine"
     file.write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists already.*overwrite=True"):
         qmodel.export(file)
@@ -441,17 +442,34 @@ def test_a_save_that_fails_keeps_the_model_before_it(
 ) -> None:
     qmodel, folder, replace = pipelines.quantized(make(), RANGES), tmp_path / "saved", os.replace
     qmodel.save(folder)
-    (folder / "mine").touch()
+    (folder / "values.npz").write_bytes(b"mine")
 
     def full(source: Path, target: Path) -> None:
-        if Path(target) == folder and not (Path(source) / "mine").exists():
+        if Path(target) == folder and (Path(source) / "values.npz").read_bytes() != b"mine":
             raise OSError("no space left")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         qmodel.save(folder, overwrite=True)
-    assert (folder / "mine").exists()
+    assert (folder / "values.npz").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [(["notes.txt"], "notes.txt"), (["group1-shard1of1.bin", "model.json"], "group1-shard"), ([], "model.json")],
+    ids=["ours and a file", "TensorFlow.js", "empty"],
+)  # fmt: skip
+def test_only_a_folder_of_ours_is_replaced(others: list[str], named: str, tmp_path: Path) -> None:
+    qmodel, folder = pipelines.quantized(make(), RANGES), tmp_path / "saved"
+    if others == ["notes.txt"]:
+        qmodel.save(folder)
+    folder.mkdir(exist_ok=True)
+    for name in others:
+        (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"Only a folder with a quantized model.*{named}"):
+        qmodel.save(folder, overwrite=True)
+    assert all((folder / name).read_text() == "mine" for name in others)
 
 
 def test_hyperparameters_of_numpy_are_saved(tmp_path: Path) -> None:
@@ -476,6 +494,46 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     (tmp_path / "saved" / "values.npz").write_bytes(b"")
     with pytest.raises(ValueError, match="No quantized model can be read here"):
         keras_lowbit.load(tmp_path / "saved")
+    document = json.loads((tmp_path / "saved" / "model.json").read_text())
+    del document["nodes"]
+    (tmp_path / "saved" / "model.json").write_text(json.dumps(document))
+    pipelines.quantized(make(), RANGES).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "values.npz", tmp_path / "saved" / "values.npz")
+    with pytest.raises(ValueError, match="can be read here: 'nodes' is missing"):
+        keras_lowbit.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("change", ["missing", "strange", "another shape"])
+def test_values_of_another_model_are_refused(change: str, tmp_path: Path) -> None:
+    pipelines.quantized(make(), RANGES).save(tmp_path / "saved")
+    file = tmp_path / "saved" / "values.npz"
+    values = dict(np.load(file))
+    name = next(name for name in values if name.endswith("/kernel_scale"))
+    scale = values.pop(name)
+    if change == "strange":
+        values |= {name: scale, "strange/bias": scale}
+    if change == "another shape":
+        values[name] = np.append(scale, scale[..., :1], axis=-1)
+    np.savez(file, **values)
+    named = "strange/bias" if change == "strange" else name
+    with pytest.raises(ValueError, match=rf"values.npz is not that of model.json: \['{named}'\]"):
+        keras_lowbit.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("weight_bits", [2, 3])
+def test_a_channel_of_bias_alone_is_exported(weight_bits: int, tmp_path: Path) -> None:
+    """Training has switched its weights off: on their scale its bias would need a code beyond int32."""
+    model = make(networks.residual)
+    norm = model.get_layer("stem_norm")
+    weights = norm.get_weights()
+    weights[0][2], weights[1][2] = 1e-6, 5.0
+    norm.set_weights(weights)
+    config = PTQConfig(weight_bits, **keras_lowbit.RECIPES["fast"])
+    qmodel = pipelines.quantized(model, config)
+    assert qmodel.notes["stem"] == "scales raised in the end, or biases would overflow"
+    assert "stem: scales raised" in str(qmodel.report())
+    qmodel.export(tmp_path / "m.tflite")
+    assert qmodel.verify(tmp_path / "m.tflite", networks.samples(model)).ok
 
 
 # ---- what is told about it

@@ -8,6 +8,7 @@ import pathlib
 from keras_lowbit.export.metadata import sidecar_path
 
 FORMATS = ("tflite", "c")
+SAVED_FILES = ("model.json", "float_weights.npz", "values.npz")
 
 
 def output_paths(
@@ -58,11 +59,14 @@ def folder_to_write(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Pa
     """
     folder = pathlib.Path(path)
     check_free(folder, overwrite)
-    if folder.exists() and not (folder / "model.json").exists():
-        raise ValueError(
-            "Only a folder with a quantized model is ever replaced. "
-            f"Received: {str(path)!r}, which holds something else"
-        )
+    if folder.exists():
+        there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else ["a file"]
+        others = sorted({*there} - {*SAVED_FILES}) or sorted({*SAVED_FILES} - {*there})
+        if others:
+            raise ValueError(
+                f"Only a folder with a quantized model, that is {', '.join(SAVED_FILES)} and nothing else, is "
+                f"ever replaced. Give another. Received: {str(path)!r}, where these differ: {others}"
+            )
     _check_parent(folder)
     return folder
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lowbit.checks import check_seed
 from keras_lowbit.config import RANGE_METHODS, TensorSpec
 from keras_lowbit.quantizers.quantize_configs import input_ranges_of_tfmot, quantizers_of
 from keras_lowbit.quantizers.ranges import activation_range, kernel_range
@@ -74,12 +75,8 @@ def calibrate(
                 "the error of an output, which take the float model too, use `quantize`. "
                 f"Received: {method!r}"
             )
-    inputs = inputs if isinstance(inputs, (list, tuple)) else [np.asarray(inputs)]
-    if not len(inputs[0]):
-        raise ValueError(
-            "Ranges need samples: give one at least. "
-            f"Received: inputs of shapes {[np.shape(x) for x in inputs]}"
-        )
+    check_seed(seed)
+    inputs = _arrays(model, inputs)
     weights, activations = quantizers_of(model)
     found = [
         (weight, kernel_range(kernel.numpy(), weight.spec, weight_range))
@@ -110,6 +107,31 @@ def calibrate(
         quantizer.set_scale(step)
         quantizer.variables["zero_point"].assign(zero_point)
     return [quantizer for quantizer, seen in pairs if seen.low == seen.high == 0]
+
+
+def _arrays(model: Any, inputs: Any) -> list[np.ndarray]:
+    """The samples as one array per input of the model."""
+    given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    arrays = [np.asarray(x) for x in given]
+    wanted = [tuple(x.shape)[1:] for x in model.inputs]
+    fit = len(arrays) == len(wanted) and all(
+        x.dtype.kind in "fiub"
+        and x.ndim == len(shape) + 1
+        and len(x) == len(arrays[0]) > 0
+        and all(b in (None, a) for a, b in zip(x.shape[1:], shape, strict=True))
+        for x, shape in zip(arrays, wanted, strict=True)
+    )
+    if not fit:
+        received = [
+            x.shape if x.dtype.kind in "fiub" else type(g)
+            for x, g in zip(arrays, given, strict=True)
+        ]
+        raise ValueError(
+            "Ranges need samples: one array (samples, ...) of numbers per input of the model, of as many samples each, "
+            f"one at least, and here of the shapes {[('samples', *shape) for shape in wanted]} in this order. "
+            f"Received: {received}"
+        )
+    return arrays
 
 
 def _batches(inputs: list[np.ndarray]) -> Iterator[Any]:

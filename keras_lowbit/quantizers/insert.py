@@ -20,8 +20,10 @@ from keras_lowbit.quantizers.tensor_quantizers import (
     WeightQuantizer,
 )
 
-# In int32 codes; a quarter of what the exporter allows, since tuning moves scales and biases.
+# In int32 codes; a quarter of what the exporter allows, since tuning moves scales and biases. In the end, that
+# but for roundings of float32.
 LARGEST_BIAS = 2.0**28
+LARGEST_BIAS_AT_LAST = 2.0**30 * (1.0 - 2.0**-16)
 BIAS_STEPS = 64  # of a bias behind a dead tensor, to a step of the output
 
 
@@ -63,12 +65,15 @@ class Student:
         named: dict[str, Any] = {f"{name}/kernel_scale": weight for name, weight in weights}
         return named | {f"{name}/output_scale": activation for name, activation in activations}
 
-    def make_room_for_biases(self, dead: Iterable[ActivationQuantizer] = ()) -> None:
+    def make_room_for_biases(
+        self, dead: Iterable[ActivationQuantizer] = (), largest: float = LARGEST_BIAS
+    ) -> list[str]:
         """Raise weight scales, of dead channels mostly, whose int32 bias would overflow.
 
         The bias of a channel is stored in units of input scale times weight scale. Weights so small
         beside their bias round to zero on any grid of the output. Any scale would do for tensors that
         are ``dead``, of nothing but zeros, but it must not be coarse beside what their readers give.
+        Returns the layers with such channels.
         """
         names = {id(q): name for name, q in self.activation_quantizers.items()}
         groups = [names[id(quantizer)] for quantizer in dead]
@@ -77,13 +82,17 @@ class Student:
             steps = self._steps_of_readers(group)
             if steps:
                 self.activation_quantizers[group].set_scale(min(steps))
+        raised = []
         for name, bias in self.biases.items():
             quantizer = self.weight_quantizers[name]
             source = self.activation_quantizers[self.placement.inputs[name]].scale()
             scale = quantizer.scale().numpy()
-            unit = source.numpy() * LARGEST_BIAS / 2.0 ** (8 - quantizer.spec.bits)
-            least = np.abs(bias.numpy()).reshape(scale.shape) / unit
-            quantizer.set_scale(np.maximum(scale, least.astype(np.float32)))
+            unit = source.numpy() * largest / 2.0 ** (8 - quantizer.spec.bits)
+            least = (np.abs(bias.numpy()).reshape(scale.shape) / unit).astype(np.float32)
+            if (least > scale).any():
+                quantizer.set_scale(np.maximum(scale, least))
+                raised.append(name)
+        return raised
 
     def _steps_of_readers(self, group: str) -> list[float]:
         """How fine a group's scale has to be for each of its readers: as their outputs, or their biases."""

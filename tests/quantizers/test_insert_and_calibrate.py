@@ -7,6 +7,7 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from keras_lowbit.config import PTQConfig
@@ -96,6 +97,27 @@ def test_calibration_is_reproducible(float_model: Any) -> None:
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
         np.testing.assert_array_equal(value, values[1][name])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "seed", "message"),
+    [
+        ({"image": X}, 0, "per input of the model.*Received: .*dict"),
+        (tf.data.Dataset.from_tensor_slices(X), 0, "Received: .*Dataset"),
+        (None, 0, "Received: .*NoneType"),
+        ([], 0, r"Received: \[\]"),
+        ([X, X], 0, "per input of the model"),
+        (X[:0], 0, "one at least"),
+        (X[..., 0], 0, r"Received: \[\(300"),
+        (X, -1, "`seed` must be an integer of at least 0"),
+    ],
+    ids=["dict", "dataset", "none", "empty", "two", "no samples", "flat", "seed"],
+)  # fmt: skip
+def test_samples_that_do_not_fit(float_model: Any, inputs: Any, seed: int, message: str) -> None:
+    fresh = make_student(float_model, PTQConfig())
+    with pytest.raises(ValueError, match=message):
+        calibrate(fresh.model, inputs, seed=seed)
+    assert all(np.isnan(q.scale()).all() for q in fresh.weight_quantizers.values())
 
 
 def test_eight_bits_are_close_to_float(float_model: Any) -> None:
