@@ -97,8 +97,8 @@ class PTQConfig:
         operations.
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
         more below; "midrise", as many as "full" and none of them zero; "centred", the best of these or one
-        more above, for every output channel or the kernel; "auto", "midrise" at 2 and 3 bits and "narrow" above. At 8
-        bits always narrow. See :class:`TensorSpec`.
+        more above, for every output channel or the kernel; "auto", "narrow" above 3 bits, "centred" where
+        ``weight_range`` is "output", else "midrise". At 8 bits always narrow. See :class:`TensorSpec`.
       weight_range: the initial weight scales: "mse", of least error of the kernel (on a grid without zero, as
         "output" beside inputs that never vary); "minmax", covering all; "output", of least error of the layer's output.
       activation_range: the initial activation ranges: "mse" and "minmax" likewise; "output", of least
@@ -248,9 +248,9 @@ class PTQConfig:
 
     def grid_of_weights(self, bits: int) -> str:
         """The grid of kernels of that many bits, of those of :class:`TensorSpec`."""
-        if bits == MAX_BITS:
+        if bits == MAX_BITS or (self.weight_grid == "auto" and bits > MOST_MIDRISE_BITS):
             return "narrow"
-        automatic = "midrise" if bits <= MOST_MIDRISE_BITS else "narrow"
+        automatic = "centred" if self.weight_range == "output" else "midrise"
         return automatic if self.weight_grid == "auto" else self.weight_grid
 
     @classmethod

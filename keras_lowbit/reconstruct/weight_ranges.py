@@ -1,11 +1,11 @@
-"""Weight scales of least error at the layer's output, instead of at the kernel itself.
+"""Weight scales and zero points of least error at the layer's output, instead of at the kernel itself.
 
 The squared error of a kernel counts every weight alike, but its input may not: on an input that hardly
 varies a weight may be far off, on a loud one it may not. An error ``e`` of the weights that lead to one
 output changes it by ``e^T C e`` in the mean square, where ``C`` is the covariance of the layer's inputs;
-the change of its mean is left to the bias, if there is one. The scale of each output is the one that makes this least
-when weights are rounded to nearest. (Hubara et al. 2020, "Improving post training neural quantization",
-equation 1, restricted to the scale.)
+the change of its mean is left to the bias, if there is one. The scale of each output, and its zero point where the grid
+leaves a choice, are those that make this least when weights are rounded to nearest. (Hubara et al. 2020, "Improving post training neural quantization",
+equation 1, restricted to the scale and the zero point.)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.placement import Placement
+from keras_lowbit.quantizers.ranges import FEWEST_ALIKE
 from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction, evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
 from keras_lowbit.reconstruct.units import find_units
@@ -33,27 +34,28 @@ LEAST_FRACTION = 0.25  # of the first scale; a dead channel has no weights to co
 def match_layer_outputs(
     student: Student, teacher: Any, inputs: Mapping[str, np.ndarray], only_misled: bool = False
 ) -> None:
-    """Set the scale of every kernel to that of least error of its layer's output.
+    """Set the scales and zero points of every kernel to those of least error of its layer's output.
 
     Args:
-      student: calibrated; only weight scales change.
+      student: calibrated; only scales and zero points of kernels change.
       teacher: the float model of the same graph.
       inputs: calibration samples, float32 (samples, ...), by input node; 256 of them count.
-      only_misled: leave the scales alone but where the error of the kernel itself misleads: on a grid without
+      only_misled: leave them alone but where the error of the kernel itself misleads: on a grid that may lack
         zero, beside inputs that never vary. What leads from these is mostly near zero, far from any level.
     """
     graph, placement = student.graph, student.placement
     among = set(placement.weights)
     if only_misled:
-        among = {name for name, spec in placement.weights.items() if 0 not in spec.zero_points} - {
+        among = {name for name, spec in placement.weights.items() if spec.zero_points != (0.0,)} - {
             node.name for node in graph.nodes if node.kind == "DepthwiseConv2D"
         }
     found = input_covariances(graph, placement, teacher, inputs, among, only_misled)
     for name, covariance in found:
         quantizer = student.weight_quantizers[name]
-        start = quantizer.scale().numpy(), quantizer.variables["zero_point"].numpy()
-        kernel = student.kernels[name].numpy()
-        quantizer.set_scale(output_scale(kernel, *start, quantizer.spec, covariance))
+        kernel, start = student.kernels[name].numpy(), quantizer.scale().numpy()
+        scale, zero_point = output_grid(kernel, start, quantizer.spec, covariance)
+        quantizer.set_scale(scale)
+        quantizer.variables["zero_point"].assign(zero_point)
 
 
 def input_covariances(
@@ -101,36 +103,46 @@ def _some_are_idle(batches: Iterable[tf.Tensor]) -> bool:
     return bool((np.min(lows, axis=0) == np.max(highs, axis=0)).any())
 
 
-def output_scale(
-    kernel: np.ndarray,
-    start: np.ndarray,
-    zero_point: np.ndarray,
-    spec: TensorSpec,
-    covariance: Moments,
-) -> np.ndarray:
-    """The scales that change a layer's output least.
+def output_grid(
+    kernel: np.ndarray, start: np.ndarray, spec: TensorSpec, covariance: Moments
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scales, and of those of the grid the zero points, that change a layer's output least.
 
     Args:
       kernel: float, as the layer has it.
       start: scales to begin with, float32 of shape ``spec.scale_shape(kernel.shape)``, all > 0; they are
         kept where no other is better.
-      zero_point: of every output, shaped likewise; they stay.
       spec: the grid of the kernel, with a scale for every output.
       covariance: of the layer's inputs; see :func:`keras_lowbit.reconstruct.moments.input_covariance`.
 
     Returns:
-      float32, shaped as ``start``.
+      Both float32, shaped as ``start``; outputs of 64 weights and more have one zero point in common.
     """
     # One matrix a group, (groups, inputs, outputs), and a scale for each of its columns.
     weights = covariance.to_matrix(kernel.astype(np.float64))
-    scale, zero = (covariance.to_matrix(x.astype(np.float64)) for x in (start, zero_point))
-    last = np.minimum(spec.qmax - zero, zero - spec.qmin)
+    first = covariance.to_matrix(start.astype(np.float64))
+    found = [_least_error(weights, first, zero, spec, covariance) for zero in spec.zero_points]
+    scales, errors = (np.array(x) for x in zip(*found, strict=True))
+    if weights.shape[1] >= FEWEST_ALIKE:
+        errors = np.broadcast_to(errors.sum(axis=(1, 2, 3), keepdims=True), errors.shape)
+    best = np.argmin(errors, axis=0)
+    scale = np.take_along_axis(scales, best[None], axis=0)[0]
+    zero_point = np.array(spec.zero_points)[best]
+    scale, zero_point = (covariance.from_matrix(x, start.shape) for x in (scale, zero_point))
+    return scale.astype(np.float32), zero_point.astype(np.float32)
+
+
+def _least_error(
+    weights: np.ndarray, start: np.ndarray, zero: float, spec: TensorSpec, covariance: Moments
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of every output, the scale of least error with this zero point, and the error."""
+    scale, least = start, np.full(start.shape, np.inf)
+    last = min(spec.qmax - zero, zero - spec.qmin)
     widest = np.abs(weights).max(axis=1, keepdims=True) / last
-    least = np.full(scale.shape, np.inf)
-    for candidate in (scale, *(np.maximum(f * widest, LEAST_FRACTION * scale) for f in FRACTIONS)):
+    for candidate in (start, *(np.maximum(f * widest, LEAST_FRACTION * start) for f in FRACTIONS)):
         codes = np.clip(np.rint(weights / candidate + zero), spec.qmin, spec.qmax)
         off = weights - (codes - zero) * candidate
         error = (off * (covariance.quantized @ off)).sum(axis=1, keepdims=True)
         scale = np.where(error < least, candidate, scale)
         least = np.minimum(error, least)
-    return covariance.from_matrix(scale, start.shape).astype(np.float32)
+    return scale, least

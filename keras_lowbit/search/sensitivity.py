@@ -4,7 +4,7 @@ The kernel of one layer of the float model is rounded to each width in turn, eve
 float, and the squared error of the network's outputs, before a softmax or sigmoid, is taken relative
 to their mean square. Effects of several layers are taken to add up.
 
-Scales are those of least error at the layer's output, and the bias makes up for the mean of that error:
+Scales and zero points are those of least error at the layer's output, and the bias makes up for the mean of that error:
 what any reconstruction repairs is not to count. What it repairs beyond that does, so that the measure ranks
 choices, and does not foretell what remains.
 """
@@ -27,7 +27,7 @@ from keras_lowbit.quantizers.placement import place
 from keras_lowbit.quantizers.ranges import first_method, kernel_range
 from keras_lowbit.reconstruct.activations import UnitFunction, evenly
 from keras_lowbit.reconstruct.units import whole_network
-from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_scale
+from keras_lowbit.reconstruct.weight_ranges import input_covariances, output_grid
 
 SAMPLES = 256
 
@@ -89,8 +89,8 @@ def measure(
         choices = candidates[name]
         for bits in choices:
             spec = TensorSpec(bits, True, axis, grid=config.grid_of_weights(bits))
-            scale, zero_point = kernel_range(floats, spec, first_method(config.weight_range))
-            scale = output_scale(floats, scale, zero_point, spec, moments)
+            start, _ = kernel_range(floats, spec, first_method(config.weight_range))
+            scale, zero_point = output_grid(floats, start, spec, moments)
             codes = quantize(floats, scale, zero_point, spec.qmin, spec.qmax)
             rounded = dequantize(codes, scale, zero_point).numpy()
             harm = 0.0

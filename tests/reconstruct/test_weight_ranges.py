@@ -1,7 +1,8 @@
-"""Weight scales by the error of the layer's output."""
+"""Weight scales and zero points by the error of the layer's output."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import tf_keras
 from networks import chain, randomize, residual, samples
 
 from keras_lowbit.config import TensorSpec
-from keras_lowbit.quantizers.ranges import kernel_range
+from keras_lowbit.quantizers.ranges import FEWEST_ALIKE, kernel_range
 from keras_lowbit.reader import read
 from keras_lowbit.reconstruct.activations import evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
-from keras_lowbit.reconstruct.weight_ranges import FRACTIONS, input_covariances, output_scale
+from keras_lowbit.reconstruct.weight_ranges import FRACTIONS, input_covariances, output_grid
 
 LAYERS = {
     "Dense": ((6,), lambda k: k.Dense(4, name="layer")),
@@ -41,8 +42,9 @@ def one_layer(kind: str) -> tuple[Any, Any, np.ndarray]:
     return pipelines.quantized(model, pipelines.ranges_only(3), data=x), model, x
 
 
+@pytest.mark.parametrize("grid", ["midrise", "centred"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_error_it_minimises_is_that_of_the_output(kind: str) -> None:
+def test_the_error_it_minimises_is_that_of_the_output(kind: str, grid: str) -> None:
     """The layer itself is run with what rounding changes of its kernel; a bias makes up for the mean."""
     qmodel, model, x = one_layer(kind)
     student = qmodel.student
@@ -51,14 +53,13 @@ def test_the_error_it_minimises_is_that_of_the_output(kind: str) -> None:
     )
     layer = model.get_layer("layer")
     kernel, *bias = layer.get_weights()
-    spec = student.weight_quantizers[name].spec
-    start = kernel_range(kernel, spec, "mse")
-    found = output_scale(kernel, *start, spec, covariance)
-    assert found.dtype == np.float32
-    assert found.shape == start[0].shape
-    zero = start[1].astype(np.float64)
+    spec = dataclasses.replace(student.weight_quantizers[name].spec, grid=grid)
+    start, own_zero = kernel_range(kernel, spec, "mse")
+    scale, zero_point = output_grid(kernel, start, spec, covariance)
+    assert scale.dtype == zero_point.dtype == np.float32
+    assert scale.shape == zero_point.shape == start.shape
 
-    def error(scale: np.ndarray) -> np.ndarray:
+    def error(scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
         codes = np.clip(np.rint(kernel / scale + zero), spec.qmin, spec.qmax)
         layer.set_weights([kernel - (codes - zero) * scale, *(0 * b for b in bias)])
         off = layer(x).numpy().astype(np.float64)
@@ -67,11 +68,12 @@ def test_the_error_it_minimises_is_that_of_the_output(kind: str) -> None:
 
     axes = tuple(i for i in range(kernel.ndim) if i not in spec.axis)
     largest = np.abs(kernel).max(axis=axes, keepdims=True).astype(np.float64)
-    widest = largest / np.minimum(spec.qmax - zero, zero - spec.qmin)
-    tried = [error((f * widest).astype(np.float32)) for f in FRACTIONS]
-    least = np.minimum(np.min(tried, axis=0), error(start[0]))
-    np.testing.assert_allclose(error(found), least, rtol=0.02)
-    assert (error(found) < 0.99 * error(start[0])).any()
+    tried = []
+    for zero in (np.full(start.shape, z) for z in spec.zero_points):
+        widest = largest / np.minimum(spec.qmax - zero, zero - spec.qmin)
+        tried += [error(start, zero), *(error(f * widest, zero) for f in FRACTIONS)]
+    np.testing.assert_allclose(error(scale, zero_point), np.min(tried, axis=0), rtol=0.02)
+    assert (error(scale, zero_point) < 0.99 * error(start, own_zero)).any()
 
 
 def test_covariance_of_a_large_mean() -> None:
@@ -125,22 +127,37 @@ def test_by_hand() -> None:
     spec = TensorSpec(2, True, (1,), grid="narrow")
     kernel = np.array([[1.0], [0.3]], np.float32)
     only_second = np.array([[[0.0, 0.0], [0.0, 1.0]]])
-    start = kernel_range(kernel, spec, "mse")
-    assert start[0].item() > 0.9
-    scale = output_scale(kernel, *start, spec, Moments(only_second, only_second)).item()
+    start, _ = kernel_range(kernel, spec, "mse")
+    assert start.item() > 0.9
+    scale, _ = output_grid(kernel, start, spec, Moments(only_second, only_second))
     nearest = FRACTIONS[np.argmin(np.abs(FRACTIONS - 0.3))]
-    assert scale == pytest.approx(nearest)
+    assert scale.item() == pytest.approx(nearest)
 
 
 def test_nothing_varies() -> None:
     """A constant input leaves no error that a bias could not take: the scales stay."""
     spec = TensorSpec(3, True, (1,))
     kernel = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    start = kernel_range(kernel, spec, "mse")
+    start, _ = kernel_range(kernel, spec, "mse")
     nothing = np.zeros((1, 4, 4))
-    np.testing.assert_array_equal(
-        output_scale(kernel, *start, spec, Moments(nothing, nothing)), start[0]
-    )
+    scale, _ = output_grid(kernel, start, spec, Moments(nothing, nothing))
+    np.testing.assert_array_equal(scale, start)
+
+
+@pytest.mark.parametrize("weights", [63, 64])
+def test_outputs_of_many_weights_have_one_zero_point(weights: int) -> None:
+    """Half of the outputs want zero on a level, the other half between two."""
+    spec = TensorSpec(2, True, (1,), grid="centred")
+    levels = np.array([[-2.0, -1.0, 0.0, 1.0], [-1.5, -0.5, 0.5, 1.5], [-1.0, 0.0, 1.0, 2.0]])
+    random = np.random.default_rng(0)
+    kernel = np.stack([random.choice(of, weights) for of in levels[[0, 1, 1, 2]]], axis=1)
+    kernel[0] = levels[[0, 1, 1, 2], [0, 0, 0, 3]]  # the widest is there
+    start, _ = kernel_range(kernel, spec, "mse")
+    scale, zero_point = output_grid(kernel, start, spec, Moments(np.eye(weights)[None], 0.0))  # type: ignore[arg-type]
+    wanted = [0.0, -0.5, -0.5, -1.0] if weights < FEWEST_ALIKE else [-0.5] * 4
+    np.testing.assert_array_equal(zero_point, [wanted])
+    if weights < FEWEST_ALIKE:
+        np.testing.assert_allclose(scale, 1.0, rtol=0.02)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -155,7 +172,7 @@ def test_the_device_agrees(bits: int, tmp_path: Any) -> None:
     pipelines.prove(qmodel, tmp_path)
 
 
-@pytest.mark.parametrize("grid", ["midrise", "narrow"])
+@pytest.mark.parametrize("grid", ["midrise", "centred", "narrow"])
 def test_weights_of_dead_inputs_do_not_mislead(grid: str) -> None:
     """Half of the hidden units never open. Their weights are small, and no level is near on a grid without zero."""
     network = chain(
@@ -171,19 +188,19 @@ def test_weights_of_dead_inputs_do_not_mislead(grid: str) -> None:
     qmodel = pipelines.quantized(model, pipelines.ranges_only(2, weight_grid=grid), data=x)
     student = qmodel.student
 
-    def off(name: str, scale: np.ndarray) -> float:
+    def off(name: str, scale: np.ndarray, zero: np.ndarray) -> float:
         """Relative squared error of the layer's output, but for its mean."""
         kernel, spec = model.get_layer(name).kernel.numpy(), student.weight_quantizers[name].spec
-        zero = spec.zero_points[0]
         codes = np.clip(np.rint(kernel / scale + zero), spec.qmin, spec.qmax)
         arrived = tf_keras.Model(model.inputs, model.get_layer(name).input).predict(x, verbose=0)
         change = arrived @ ((codes - zero) * scale - kernel)
         return float((change - change.mean(0)).var() / (arrived @ kernel).var())
 
     for name, quantizer in student.weight_quantizers.items():
-        kernel, found = model.get_layer(name).kernel.numpy(), quantizer.scale().numpy()
-        own, _ = kernel_range(kernel, quantizer.spec, "mse")
-        if name == "misled" and grid == "midrise":
-            assert off(name, found) < 0.7 * off(name, own)
+        kernel = model.get_layer(name).kernel.numpy()
+        found = quantizer.scale().numpy(), quantizer.variables["zero_point"].numpy()
+        own = kernel_range(kernel, quantizer.spec, "mse")
+        if name == "misled" and grid != "narrow":
+            assert off(name, *found) < 0.7 * off(name, *own)
         else:
             np.testing.assert_array_equal(found, own)
