@@ -1,6 +1,6 @@
 """How much work goes into a quantization: three settings, the same for every network.
 
-``fast`` takes up to a minute and trains nothing: weight scales that suit the outputs, the weights of each
+``fast`` takes up to a minute and trains nothing: weight scales and zero points that suit the outputs, the weights of each
 layer solved for bit by bit, biases corrected analytically. ``default`` takes half a minute to two: blocks
 reconstructed, then a short distillation of the whole network. ``best`` takes up to four minutes: 2.5 times the steps of
 distillation, at half the rate and from blends of the samples as well. ``docs/accuracy.md`` shows what each gains.

@@ -17,8 +17,8 @@ from keras_lowbit.search.choice import CANDIDATE_BITS
 TASKS = MAIN_TASKS
 FRONT, SAME = "front", "same bits"
 FLASH, ARENA, BOPS = "flash", "flash and arena", "bops"
-# The same bits everywhere on other grids than the default's.
-GRIDS = {"2 bits, narrow": "narrow", "2 bits, full": "full"}
+# Two bits everywhere on other grids than the recipe's.
+GRIDS = {f"2 bits, {grid}": grid for grid in ("narrow", "full", "midrise")}
 KINDS = (FRONT, SAME, *GRIDS, FLASH, ARENA, BOPS)
 RECIPE, SEED = "fast", 0  # of all of them
 POINTS = 6  # of a front
