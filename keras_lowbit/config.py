@@ -96,8 +96,8 @@ class PTQConfig:
         0 to 0.5, that is added to every layer where it can be; 0 for off. It costs parameters and
         operations.
       weight_grid: which values kernels may take: "narrow", as many below zero as above; "full", one
-        more below; "midrise", as many as "full" and none of them zero; "centred", the best of these or one
-        more above, for every output channel or the kernel; "auto", "narrow" above 3 bits, "centred" where
+        more below; "midrise", as many as "full" and none of them zero; "centred", the best of these and one
+        more above for output channels of fewer than 64 weights; "auto", "narrow" above 3 bits, "centred" where
         ``weight_range`` is "output", else "midrise". At 8 bits always narrow. See :class:`TensorSpec`.
       weight_range: the initial weight scales: "mse", of least error of the kernel (on a grid without zero, as
         "output" beside inputs that never vary); "minmax", covering all; "output", of least error of the layer's output.

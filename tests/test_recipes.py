@@ -39,7 +39,7 @@ def test_quantize_follows_the_recipe() -> None:
     differing = {
         name.split("/")[1] for name in fast if not np.array_equal(fast[name], ranges[name])
     }
-    assert differing == {"kernel", "bias", "kernel_scale"}
+    assert differing == {"kernel", "bias", "kernel_scale", "kernel_zero_point"}
     wanted = model(x).numpy()
     errors = [np.square(q.model(x).numpy() - wanted).mean() for q in (qmodel, plain)]
     assert errors[0] < errors[1]

@@ -22,8 +22,8 @@ by the recipe "fast", seed 0. Points are accuracy gained (+) or lost (−) again
 "front" are the points of one call of `pareto`. The other limits are shares of what the network takes with 8 bits
 everywhere: half of its flash; three quarters of it with an arena that may grow by a quarter; half of its bit operations.
 "2 bits, narrow", "full" and "midrise" are two bits everywhere with the levels -1, 0, 1, with -2 to 1 and with -1.5, -0.5, 0.5, 1.5 times the
-scale, in place of those of "fast" ("centred"): "midrise", "full" or -1 to 2, as suits each output channel or kernel. All run on the same
-integer kernels.
+scale, in place of those of "fast" ("centred"): "midrise", and for output channels of fewer than 64 weights "full" or -1 to 2 where that suits them. All run on the same integer
+kernels.
 Bits are listed in the order of the network. Flash is the file for TFLM, `export(packing="auto", strip="micro")`; the arena is TFLM's on a 64-bit host.
 
 `python -m benchmarks.budgets run` measures the rows that are missing (`make budgets`), `make budgets-report` writes this page.

@@ -55,7 +55,8 @@ def folder_to_write(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Pa
     """Where a quantized model is saved.
 
     Raises:
-      ValueError: something is there, and is no saved model or ``overwrite`` is False; or nothing can be.
+      ValueError: something is there, and is more or less than a saved model or ``overwrite`` is False; or
+        nothing can be.
     """
     folder = pathlib.Path(path)
     check_free(folder, overwrite)

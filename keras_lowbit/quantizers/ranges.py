@@ -13,9 +13,8 @@ CANDIDATES = 100
 # A channel whose weights are this much smaller than the layer's largest is rounded to zero instead
 # of getting a scale so small that its int32 bias would overflow.
 SMALLEST_RELATIVE_SCALE = 1e-4
-# Channels of so many weights have one zero point in common: they gain little by their own, and lookup tables of their
-# own would take 2^b bytes each.
-FEWEST_ALIKE = 64
+# Channels of so many weights have the usual zero point: they gain little by another, and layers can share lookup tables.
+MANY_WEIGHTS = 64
 
 
 def first_method(method: str) -> str:
@@ -32,8 +31,7 @@ def kernel_range(
       kernel: float, any shape.
       spec: symmetric grid; ``spec.axis`` has scales of its own.
       method: "minmax" (largest absolute value on the last level) or "mse" (least squared error
-        among 100 fractions of it, and the zero points of the grid; channels of 64 weights and more have
-        one zero point in common).
+        among 100 fractions of it, and the zero points of the grid; see :func:`zero_points_of`).
 
     Returns:
       Both float32, of shape ``spec.scale_shape(kernel.shape)``; scales all > 0.
@@ -46,16 +44,20 @@ def kernel_range(
     widest = largest / (spec.qmax - spec.zero_points[0])  # the largest on the last level
     scale, zero_point = widest, np.full(len(values), spec.zero_points[0])
     if method == "mse":
-        found = [_least_error(values, largest, zero, spec) for zero in spec.zero_points]
+        zeros = zero_points_of(spec, values.shape[1])
+        found = [_least_error(values, largest, zero, spec) for zero in zeros]
         scales, errors = (np.array(x) for x in zip(*found, strict=True))
-        if values.shape[1] >= FEWEST_ALIKE:
-            errors = np.broadcast_to(errors.sum(axis=1, keepdims=True), errors.shape)
         best = np.argmin(errors, axis=0)
         scale = scales[best, np.arange(len(values))]
-        zero_point = np.array(spec.zero_points)[best]
+        zero_point = np.array(zeros)[best]
     scale = np.maximum(scale, (widest.max() or 1.0) * SMALLEST_RELATIVE_SCALE)
     shape = spec.scale_shape(kernel.shape)
     return scale.astype(np.float32).reshape(shape), zero_point.astype(np.float32).reshape(shape)
+
+
+def zero_points_of(spec: TensorSpec, weights: int) -> tuple[float, ...]:
+    """What may stand for zero in a channel of so many ``weights``: the usual alone, if they are 64 or more."""
+    return spec.zero_points if weights < MANY_WEIGHTS else spec.zero_points[:1]
 
 
 def _least_error(

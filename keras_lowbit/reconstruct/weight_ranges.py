@@ -21,7 +21,7 @@ from keras_lowbit.config import TensorSpec
 from keras_lowbit.graph import Graph
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.quantizers.placement import Placement
-from keras_lowbit.quantizers.ranges import FEWEST_ALIKE
+from keras_lowbit.quantizers.ranges import zero_points_of
 from keras_lowbit.reconstruct.activations import ActivationCache, UnitFunction, evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
 from keras_lowbit.reconstruct.units import find_units
@@ -116,18 +116,17 @@ def output_grid(
       covariance: of the layer's inputs; see :func:`keras_lowbit.reconstruct.moments.input_covariance`.
 
     Returns:
-      Both float32, shaped as ``start``; outputs of 64 weights and more have one zero point in common.
+      Both float32, shaped as ``start``.
     """
     # One matrix a group, (groups, inputs, outputs), and a scale for each of its columns.
     weights = covariance.to_matrix(kernel.astype(np.float64))
     first = covariance.to_matrix(start.astype(np.float64))
-    found = [_least_error(weights, first, zero, spec, covariance) for zero in spec.zero_points]
+    zeros = zero_points_of(spec, weights.shape[1])
+    found = [_least_error(weights, first, zero, spec, covariance) for zero in zeros]
     scales, errors = (np.array(x) for x in zip(*found, strict=True))
-    if weights.shape[1] >= FEWEST_ALIKE:
-        errors = np.broadcast_to(errors.sum(axis=(1, 2, 3), keepdims=True), errors.shape)
     best = np.argmin(errors, axis=0)
     scale = np.take_along_axis(scales, best[None], axis=0)[0]
-    zero_point = np.array(spec.zero_points)[best]
+    zero_point = np.array(zeros)[best]
     scale, zero_point = (covariance.from_matrix(x, start.shape) for x in (scale, zero_point))
     return scale.astype(np.float32), zero_point.astype(np.float32)
 

@@ -57,9 +57,9 @@ def test_every_cell_is_another_one() -> None:
         POINTS + len(WIDTHS) + len(GRIDS) + 3
     )
     assert {cell.kind for cell in planned} == set(KINDS)
-    (narrow, full) = (Cell("res8", kind).config for kind in GRIDS)
-    assert [narrow.weight_bits, full.weight_bits] == [2, 2]
-    assert [narrow.weight_grid, full.weight_grid] == ["narrow", "full"]
+    narrow, full, midrise = (Cell("res8", kind).config for kind in GRIDS)
+    assert [config.weight_bits for config in (narrow, full, midrise)] == [2, 2, 2]
+    assert [config.weight_grid for config in (narrow, full, midrise)] == [*GRIDS.values()]
     with pytest.raises(ValueError, match=r"Expected some of .*'res8'.*Received: \['res9'\]"):
         cells(["res9"])
 

@@ -13,7 +13,7 @@ import tf_keras
 from networks import chain, randomize, residual, samples
 
 from keras_lowbit.config import TensorSpec
-from keras_lowbit.quantizers.ranges import FEWEST_ALIKE, kernel_range
+from keras_lowbit.quantizers.ranges import MANY_WEIGHTS, kernel_range
 from keras_lowbit.reader import read
 from keras_lowbit.reconstruct.activations import evenly
 from keras_lowbit.reconstruct.moments import Moments, input_covariance
@@ -145,7 +145,7 @@ def test_nothing_varies() -> None:
 
 
 @pytest.mark.parametrize("weights", [63, 64])
-def test_outputs_of_many_weights_have_one_zero_point(weights: int) -> None:
+def test_outputs_of_many_weights_have_the_usual_zero_point(weights: int) -> None:
     """Half of the outputs want zero on a level, the other half between two."""
     spec = TensorSpec(2, True, (1,), grid="centred")
     levels = np.array([[-2.0, -1.0, 0.0, 1.0], [-1.5, -0.5, 0.5, 1.5], [-1.0, 0.0, 1.0, 2.0]])
@@ -154,9 +154,9 @@ def test_outputs_of_many_weights_have_one_zero_point(weights: int) -> None:
     kernel[0] = levels[[0, 1, 1, 2], [0, 0, 0, 3]]  # the widest is there
     start, _ = kernel_range(kernel, spec, "mse")
     scale, zero_point = output_grid(kernel, start, spec, Moments(np.eye(weights)[None], 0.0))  # type: ignore[arg-type]
-    wanted = [0.0, -0.5, -0.5, -1.0] if weights < FEWEST_ALIKE else [-0.5] * 4
+    wanted = [0.0, -0.5, -0.5, -1.0] if weights < MANY_WEIGHTS else [-0.5] * 4
     np.testing.assert_array_equal(zero_point, [wanted])
-    if weights < FEWEST_ALIKE:
+    if weights < MANY_WEIGHTS:
         np.testing.assert_allclose(scale, 1.0, rtol=0.02)
 
 
