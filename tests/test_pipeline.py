@@ -528,7 +528,7 @@ def test_a_channel_of_bias_alone_is_exported(weight_bits: int, tmp_path: Path) -
     weights = norm.get_weights()
     weights[0][2], weights[1][2] = 1e-6, 5.0
     norm.set_weights(weights)
-    config = PTQConfig(weight_bits, **keras_lowbit.RECIPES["fast"])
+    config = PTQConfig(weight_bits, weight_grid="midrise", **keras_lowbit.RECIPES["fast"])
     qmodel = pipelines.quantized(model, config)
     assert qmodel.notes["stem"] == "scales raised in the end, or biases would overflow"
     assert "stem: scales raised" in str(qmodel.report())
