@@ -32,7 +32,7 @@ Bits are listed in the order of the network. Flash is the file for TFLM, `export
 FINDINGS = """## What it shows
 
 - Chosen bits beat the same bits everywhere where layers differ. With as many bytes as two bits everywhere Res8 loses 9.6 points in place of 11.7, DS-CNN
-  3.6 for 5.9, MobileNetV1 4.4 for 6.8: 4 bits cost small kernels nothing where tables of 2 bits are as large. In files 2 to 4 % larger than with 3 bits everywhere Res8
+  3.6 for 5.9, MobileNetV1 4.4 for 6.8: 4 bits cost small kernels nothing where tables of 2 bits are as large. In files 4 % larger than with 3 bits everywhere Res8
   loses 1.1 for 2.7, MobileNetV1 0.4 for 1.0. Half of the flash of 8 bits costs Res8 0.9 points, MobileNetV1 0.3. The test set of
   MobileNetV1 has 1,000 images: its intervals overlap.
 - For the HAR CNN, nearly all of whose weights are in one layer, the same bits everywhere are as good.

@@ -20,8 +20,8 @@ from keras_lowbit.quantizers.tensor_quantizers import (
     WeightQuantizer,
 )
 
-# In int32 codes; a quarter of what the exporter allows, since tuning moves scales and biases. In the end, that
-# but for roundings of float32.
+# In int32 codes, of which the exporter allows less than 2^30: before tuning, which moves scales and biases, a quarter
+# of that; in the end all, but for roundings of float32.
 LARGEST_BIAS = 2.0**28
 LARGEST_BIAS_AT_LAST = 2.0**30 * (1.0 - 2.0**-16)
 BIAS_STEPS = 64  # of a bias behind a dead tensor, to a step of the output
@@ -73,7 +73,13 @@ class Student:
         The bias of a channel is stored in units of input scale times weight scale. Weights so small
         beside their bias round to zero on any grid of the output. Any scale would do for tensors that
         are ``dead``, of nothing but zeros, but it must not be coarse beside what their readers give.
-        Returns the layers with such channels.
+
+        Args:
+          dead: quantizers of such tensors.
+          largest: bias that there is room for, in int32 codes.
+
+        Returns:
+          The layers whose scales were raised.
         """
         names = {id(q): name for name, q in self.activation_quantizers.items()}
         groups = [names[id(quantizer)] for quantizer in dead]

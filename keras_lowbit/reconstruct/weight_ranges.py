@@ -3,9 +3,9 @@
 The squared error of a kernel counts every weight alike, but its input may not: on an input that hardly
 varies a weight may be far off, on a loud one it may not. An error ``e`` of the weights that lead to one
 output changes it by ``e^T C e`` in the mean square, where ``C`` is the covariance of the layer's inputs;
-the change of its mean is left to the bias, if there is one. The scale of each output, and its zero point where the grid
-leaves a choice, are those that make this least when weights are rounded to nearest. (Hubara et al. 2020, "Improving post training neural quantization",
-equation 1, restricted to the scale and the zero point.)
+the change of its mean is left to the bias, if there is one. The scale of each output, and its zero point where
+the grid leaves a choice, are those that make this least when weights are rounded to nearest. (Hubara et al. 2020,
+"Improving post training neural quantization", equation 1, restricted to the scale and the zero point.)
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def _some_are_idle(batches: Iterable[tf.Tensor]) -> bool:
 def output_grid(
     kernel: np.ndarray, start: np.ndarray, spec: TensorSpec, covariance: Moments
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scales, and of those of the grid the zero points, that change a layer's output least.
+    """The scales and zero points that change a layer's output least.
 
     Args:
       kernel: float, as the layer has it.
       start: scales to begin with, float32 of shape ``spec.scale_shape(kernel.shape)``, all > 0; they are
         kept where no other is better.
-      spec: the grid of the kernel, with a scale for every output.
+      spec: the grid of the kernel, with a scale for every output, and the zero points to choose from.
       covariance: of the layer's inputs; see :func:`keras_lowbit.reconstruct.moments.input_covariance`.
 
     Returns:
