@@ -50,8 +50,15 @@ def load_float_model(model: Any) -> Any:
       The model, uncompiled when it was loaded from a path.
 
     Raises:
-      ValueError: nothing can be loaded from the path; the message says what was tried.
+      ValueError: nothing can be loaded from the path; the message says what was tried. Or TensorFlow does
+        not compute at once here, or on several devices.
     """
+    if tf.distribute.has_strategy() or not tf.executing_eagerly():
+        where = "in the scope of a tf.distribute strategy" * tf.distribute.has_strategy()
+        raise ValueError(
+            "keras_lowbit works eagerly and on one device: call it outside of tf.function, of tf.Graph and of "
+            f"the scopes of tf.distribute strategies. Received: a call {where or 'in a graph'}"
+        )
     if not isinstance(model, (str, os.PathLike)):
         return model
     path = Path(model)

@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 from keras_lowbit._keras import load_float_model
+from keras_lowbit.checks import check_flag
 from keras_lowbit.graph import Graph, Node
 from keras_lowbit.layer_table import LAYERS, has_kernel
 from keras_lowbit.preprocess.fold_batch_norm import fold_batch_norm as fold
@@ -78,11 +79,13 @@ def cost(model: Any, fold_batch_norm: bool = True) -> Cost:
       The cost at 32 bits a weight and activation.
 
     Raises:
-      ValueError: the model cannot be loaded, or holds a layer that is not supported.
+      ValueError: the model cannot be loaded, or holds a layer that is not supported; ``fold_batch_norm``
+        is neither True nor False.
 
     Example:
       >>> print(keras_lowbit.cost(model))
     """
+    check_flag("fold_batch_norm", fold_batch_norm)
     graph = read(load_float_model(model))
     return cost_of(fold(graph)[0] if fold_batch_norm else graph)
 

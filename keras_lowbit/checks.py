@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import os
@@ -52,6 +53,36 @@ def check_flag(name: str, given: Any) -> None:
     """
     if not isinstance(given, bool):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={given!r}")
+
+
+def check_count(name: str, given: Any, least: int) -> None:
+    """Refuse what is no integer, or too small a one.
+
+    Raises:
+      ValueError: with the name of the field.
+    """
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral) or given < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={given!r}"
+        )
+
+
+def as_rate(
+    name: str, given: Any, expected: str = "positive and finite", zero: bool = False
+) -> float:
+    """A learning rate and the like as a float; with ``zero`` it may be 0.
+
+    Raises:
+      ValueError: with the name of the field, and what is ``expected``.
+    """
+    number = plain_number(given)
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, (int, float))
+        or not (0 <= number < math.inf if zero else 0 < number < math.inf)
+    ):
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={given!r}")
+    return float(number)
 
 
 def check_seed(seed: Any) -> None:

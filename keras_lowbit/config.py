@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_lowbit.checks import MAX_BITS, as_items, as_tuple, check_bits, check_flag, plain_number
+from keras_lowbit.checks import (
+    MAX_BITS,
+    as_items,
+    as_rate,
+    as_tuple,
+    check_bits,
+    check_count,
+    check_flag,
+    plain_number,
+)
 
 MAX_SPLIT = 0.5
 RANGE_METHODS = ("minmax", "mse")
@@ -186,12 +194,7 @@ class PTQConfig:
             )
         object.__setattr__(self, "tune", tuple(part for part in TUNED if part in self.tune))
         for name in ("steps", "batch_size", "tune_steps", "calibration_samples"):
-            value = getattr(self, name)
-            least = 0 if name.endswith("steps") else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
-                )
+            check_count(name, getattr(self, name), least=0 if name.endswith("steps") else 1)
         share = self.split_channels
         is_number = isinstance(share, (int, float)) and not isinstance(share, bool)
         if not (is_number and 0 <= share <= MAX_SPLIT):
@@ -200,17 +203,13 @@ class PTQConfig:
                 f"Received: split_channels={share!r}"
             )
         object.__setattr__(self, "split_channels", float(share))  # 0 and 0.0 are the same in JSON
-        for name in ("learning_rate", "tune_learning_rate"):
-            rate = getattr(self, name)
-            if isinstance(rate, bool) or not (
-                isinstance(rate, (int, float)) and 0 < rate < math.inf
-            ):
-                if rate is None and name == "learning_rate":
-                    continue
-                own = ", or None for each variable's own" * (name == "learning_rate")
-                raise ValueError(
-                    f"`{name}` must be positive and finite{own}. Received: {name}={rate!r}"
-                )
+        own = "positive and finite, or None for each variable's own"
+        if self.learning_rate is not None:
+            object.__setattr__(
+                self, "learning_rate", as_rate("learning_rate", self.learning_rate, own)
+            )
+        rate = as_rate("tune_learning_rate", self.tune_learning_rate)
+        object.__setattr__(self, "tune_learning_rate", rate)
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:

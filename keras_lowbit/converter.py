@@ -227,7 +227,11 @@ def _check_target_spec(spec: Any) -> None:
 
 
 def _is_some_of(given: Any, known: set[Any]) -> bool:
-    return isinstance(given, (list, tuple, set)) and bool(given) and set(given) <= known
+    return (
+        isinstance(given, (list, tuple, set))
+        and bool(given)
+        and all(x in list(known) for x in given)
+    )
 
 
 def _is_int8(kind: Any) -> bool:
@@ -246,7 +250,13 @@ def _samples(dataset: Any) -> Iterator[Any]:
             "hundred of them: the ranges of the activations come from these samples. "
             f"Received: representative_dataset={type(dataset).__name__}"
         )
-    return (_without_signature(element) for element in function())
+    samples = function()
+    if not isinstance(samples, Iterable):
+        raise ValueError(
+            "The function `representative_dataset` must yield lists or dicts of arrays, or return what does. "
+            f"Received: it returned {samples!r}"
+        )
+    return map(_without_signature, samples)
 
 
 def _without_signature(element: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_lowbit.accounting import Cost, cost_of
 from keras_lowbit.calibration_data import read_samples
+from keras_lowbit.checks import check_count
 from keras_lowbit.config import PTQConfig
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.version import __version__
@@ -192,12 +193,13 @@ class QuantizedModel:
 
         Raises:
           ValueError: the file was not exported by keras_lowbit or is damaged, its JSON file is missing,
-            or the samples do not fit.
+            the samples do not fit, or ``max_samples`` is no number of them.
         """
         from keras_lowbit.export.containers import read_containers, runtimes_for
         from keras_lowbit.export.metadata import open_model
         from keras_lowbit.export.verify import verify
 
+        check_count("max_samples", max_samples, least=1)
         blob = open_model(path).blob
         samples = read_samples(x, self.student.graph, max_samples)
         simulated = self.model.predict(samples if len(samples) > 1 else samples[0], verbose=0)

@@ -179,6 +179,35 @@ def test_the_range_before_a_batch_norm_is_not_that_behind_it() -> None:
     np.testing.assert_allclose(received, expected, atol=0.2 * np.abs(expected).max())
 
 
+def test_layers_that_were_not_annotated_keep_their_weights() -> None:
+    x = np.random.default_rng(0).normal(3.0, 2.0, (64, 8, 8, 2)).astype("float32")
+
+    def model() -> Any:
+        standard = layers.Normalization(axis=None, name="standard")
+        standard.adapt(x)
+        annotated = tf_keras.Sequential([
+            tf_keras.Input((8, 8, 2)), standard,
+            lowbit(layers.Conv2D(5, 3, name="conv"), 8, None),
+            layers.BatchNormalization(name="norm"),
+            lowbit(layers.ReLU(name="relu"), None, 8, unsigned=True),
+            layers.Flatten(), lowbit(layers.Dense(3, name="dense"), 8, None),
+        ])  # fmt: skip
+        statistics = [np.full(5, value) for value in (1.7, -0.4, 0.3, 2.5)]
+        annotated.get_layer("norm").set_weights(statistics)
+        with quantize_scope({"LowBitQuantizeConfig": LowBitQuantizeConfig}):
+            return quantize_apply(annotated)
+
+    idle, used = model(), model()
+    used.get_layer("standard").finalize_state()  # tfmot does not
+    for one in (idle, used):
+        keras_lowbit.calibrate(one, x)
+    with pytest.raises(ValueError, match=r"not in use.*'standard'\).finalize_state.*Received: "):
+        keras_lowbit.from_annotated(idle, x)
+    qmodel = keras_lowbit.from_annotated(used, x)
+    received, expected = (of.predict(x, verbose=0) for of in (qmodel.model, used))
+    np.testing.assert_allclose(received, expected, atol=0.05 * np.abs(expected).max())
+
+
 def test_a_layer_named_like_the_one_before_it_keeps_its_range() -> None:
     model = applied(
         layers.Flatten(name="flat"),

@@ -140,6 +140,10 @@ def test_json_both_ways(config: PTQConfig) -> None:
         ({"layer_bits": {"a": (np.int64(3), np.int64(16))}}, {"layer_bits": {"a": (3, 16)}}),
         ({"learning_rate": np.float32(0.5)}, {"learning_rate": 0.5}),
         ({"split_channels": np.float32(0.25)}, {"split_channels": 0.25}),
+        (
+            {"learning_rate": 1, "tune_learning_rate": 2},
+            {"learning_rate": 1.0, "tune_learning_rate": 2.0},
+        ),
     ],
 )
 def test_numbers_of_numpy_are_stored_as_pythons(

@@ -198,6 +198,8 @@ def spec_without(name: str) -> Any:
         ("representative_dataset", None, "must be a function.*Received: .*NoneType"),
         ("representative_dataset", [np.zeros((1, 5, 5, 2))], "must be a function.*list"),
         ("representative_dataset", lambda: iter(()), "data are empty"),
+        ("representative_dataset", lambda: None, "must yield lists or dicts.*returned None"),
+        ("optimizations", [[1]], r"always quantizes.*\[\[1\]\]"),
         ("packing", "zip", "`packing` must be one of"),
         ("budget", Budget(flash="6kB"), "choose packing 'auto'.*Received: .*int8"),
     ],

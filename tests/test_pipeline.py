@@ -158,6 +158,16 @@ def test_mistakes_show_before_any_work() -> None:
             pipelines.quantized(make(), config, x, callbacks=[NeverCalled()])
 
 
+def test_calls_that_are_not_eager_or_on_several_devices_are_refused() -> None:
+    model, x = make(), networks.samples(make(), 40)[0]
+    for scope, where in (
+        (tf.Graph().as_default(), "in a graph"),
+        (tf.distribute.OneDeviceStrategy("/cpu:0").scope(), "tf.distribute strategy"),
+    ):
+        with scope, pytest.raises(ValueError, match=f"eagerly and on one device.*{where}"):
+            keras_lowbit.quantize(model, x)
+
+
 @pytest.mark.parametrize("given", [3, "History", [3], NeverCalled(), [NeverCalled]])
 def test_what_is_no_list_of_callbacks_is_refused_before_any_work(given: Any) -> None:
     with pytest.raises(ValueError, match="`callbacks` must be a list of .*Received: callbacks="):
@@ -314,6 +324,9 @@ def test_verify_reads_a_generator_once(tmp_path: Path) -> None:
     verification = qmodel.verify(tmp_path / "m.tflite", iter(networks.samples(qmodel.model, 5)[0]))
     assert verification.ok
     assert verification.samples == 5
+    for wrong in (0, -1, 2.5, None):
+        with pytest.raises(ValueError, match="`max_samples` must be an integer of at least 1"):
+            qmodel.verify(tmp_path / "m.tflite", networks.samples(qmodel.model, 5)[0], wrong)
     with pytest.raises(ValueError, match=r"No such file.*none\.tflite"):
         qmodel.verify(tmp_path / "none.tflite", networks.samples(qmodel.model, 5)[0])
 
@@ -431,6 +444,10 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path: Path) -> None:
     file.write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists already.*overwrite=True"):
         qmodel.export(file)
+    assert file.read_bytes() == b"mine"
+    for write in (qmodel.export, qmodel.save):
+        with pytest.raises(ValueError, match="`overwrite` must be True or False.*'no'"):
+            write(file, overwrite="no")
     assert file.read_bytes() == b"mine"
     qmodel.export(file, overwrite=True)
     assert file.read_bytes() != b"mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+from keras_lowbit.checks import check_flag
 from keras_lowbit.export.metadata import sidecar_path
 
 FORMATS = ("tflite", "c")
@@ -76,8 +77,9 @@ def check_free(path: pathlib.Path, overwrite: bool) -> None:
     """Nothing is overwritten without being asked.
 
     Raises:
-      ValueError: something is there, and ``overwrite`` is False.
+      ValueError: something is there, and ``overwrite`` is False, or neither False nor True.
     """
+    check_flag("overwrite", overwrite)
     if path.exists() and not overwrite:
         raise ValueError(
             f"This exists already. Pass overwrite=True to replace it. Received: {str(path)!r}"

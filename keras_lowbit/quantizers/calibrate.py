@@ -76,8 +76,14 @@ def calibrate(
                 f"Received: {method!r}"
             )
     check_seed(seed)
+    if not hasattr(model, "layers") or not any(quantizers := quantizers_of(model)):
+        raise ValueError(
+            "`calibrate` sets the ranges of layers annotated with keras_lowbit.LowBitQuantizeConfig, after "
+            "tfmot's quantize_apply; a float model goes to keras_lowbit.quantize. "
+            f"Received: {type(model).__name__} without such layers"
+        )
     inputs = _arrays(model, inputs)
-    weights, activations = quantizers_of(model)
+    weights, activations = quantizers
     found = [
         (weight, kernel_range(kernel.numpy(), weight.spec, weight_range))
         for kernel, weight in weights

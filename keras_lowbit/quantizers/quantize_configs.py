@@ -168,7 +168,8 @@ def unwrap(
       :class:`LowBitQuantizeConfig`.
 
     Raises:
-      ValueError: no wrapped layer, a quantizer without range, or kernels under another configuration.
+      ValueError: no wrapped layer, a quantizer without range, kernels under another configuration, or
+        statistics of a Normalization that it does not use.
     """
     wrappers = [layer for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
     if not wrappers:
@@ -205,7 +206,23 @@ def unwrap(
     for layer in plain.layers:
         for variable in layer.weights if layer.name in values else ():
             variable.assign(values[layer.name][role_of(variable.name)])
+    for layer in model.layers:
+        _check_statistics_in_use(getattr(layer, "layer", layer))
+        if not isinstance(layer, (QuantizeWrapperV2, QuantizeLayer)):  # a batch norm, say
+            plain.get_layer(layer.name).set_weights(layer.get_weights())
     return plain, weights, outputs
+
+
+def _check_statistics_in_use(layer: Any) -> None:
+    if not isinstance(layer, keras.layers.Normalization) or layer.input_mean is not None:
+        return
+    known, used = layer.get_weights()[:2], (layer.mean, layer.variance)
+    if any((a.ravel() != np.ravel(b)).any() for a, b in zip(known, used, strict=True)):
+        raise ValueError(
+            "The mean and variance of a Normalization were copied by tfmot's quantize_apply, but are not in "
+            f"use. Call model.get_layer({layer.name!r}).finalize_state() right after quantize_apply. "
+            f"Received: the layer {layer.name!r}, in use: mean={np.ravel(layer.mean)!r}"
+        )
 
 
 def _layer_has_kernel(layer: Any) -> bool:

@@ -120,6 +120,12 @@ def test_samples_that_do_not_fit(float_model: Any, inputs: Any, seed: int, messa
     assert all(np.isnan(q.scale()).all() for q in fresh.weight_quantizers.values())
 
 
+def test_a_model_without_quantizers_is_not_calibrated(float_model: Any) -> None:
+    for model in (float_model, "model.keras"):
+        with pytest.raises(ValueError, match="annotated with .*LowBitQuantizeConfig.*Received: "):
+            calibrate(model, X)
+
+
 def test_eight_bits_are_close_to_float(float_model: Any) -> None:
     fresh = make_student(float_model, PTQConfig(weight_bits=8, activation_bits=8))
     calibrate(fresh.model, [X])

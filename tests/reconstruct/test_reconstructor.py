@@ -227,11 +227,11 @@ def test_an_exception_leaves_no_rule(unit: int) -> None:
 
 def test_a_loss_that_is_no_number_stops_and_names_the_unit() -> None:
     qmodel = calibrated()
-    # Which unit is the first to be NaN at an infinite rate depends on how a processor adds up.
+    # Which unit is the first to be NaN at such a rate depends on how a processor adds up.
     with pytest.raises(
         ValueError, match=r"unit '(stem|first \+ second)' diverged: the loss is NaN at step \d"
     ):
-        reconstruct(qmodel, StopOnNaN(), optimize=[variables.LSQ(learning_rate=float("inf"))])
+        reconstruct(qmodel, StopOnNaN(), optimize=[variables.LSQ(learning_rate=3e38)])
     assert_no_rules(qmodel.student)
 
 

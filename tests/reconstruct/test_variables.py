@@ -227,6 +227,35 @@ def test_unknown_variables_are_refused(identifier: Any) -> None:
         variables.get(identifier)
 
 
+@pytest.mark.parametrize(
+    ("identifier", "message"),
+    [
+        ({"name": "lsq", "learning_rate": 0.0}, "`learning_rate` must be positive and finite.*0.0"),
+        ({"name": "lsq", "learning_rate": "x"}, "`learning_rate` must be positive and finite.*'x'"),
+        ({"name": "adaquant", "learning_rate": -1}, "`learning_rate` must be positive.*-1"),
+        ({"name": "adaquant", "scale_learning_rate": -1}, "`scale_learning_rate` must be at least 0"),
+        ({"name": "adaround", "warmup": 1.5}, "`warmup` must be a share of the steps, 1 at most"),
+        ({"name": "adaround", "beta_end": np.inf}, "`beta_end` must be positive and finite"),
+        ({"name": "bitsplit", "sweeps": 2.5}, "`sweeps` must be an integer of at least 1.*2.5"),
+        ({"name": "bitsplit", "sweeps": 0}, "`sweeps` must be an integer of at least 1.*0"),
+        ({"name": ["lsq"]}, "Unknown optimization variable"),
+    ],
+)  # fmt: skip
+def test_hyperparameters_are_checked(identifier: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        variables.get(identifier)
+
+
+@pytest.mark.parametrize("variable", [variables.LSQ(1), variables.AdaQuant(1, 0)])
+def test_whole_numbers_are_rates_too(variable: Any) -> None:
+    qmodel = pipelines.quantized(
+        chain((4,), lambda k: k.Dense(3, name="dense"))(tf_keras),
+        PTQConfig(optimize=[variable], steps=2, tune_learning_rate=1, tune_steps=2),
+    )
+    assert "undone" in qmodel.history[-1] or qmodel.history[-1]["error_after"] < 1
+    assert variable == type(variable)(*map(float, vars(variable).values()))
+
+
 def test_unknown_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="'lsq' cannot be made.*rate.*LSQ\\(learning_rate="):
         variables.get({"name": "lsq", "rate": 1.0})

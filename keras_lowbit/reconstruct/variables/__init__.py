@@ -39,7 +39,7 @@ def get(identifier: Any) -> OptimizationVariable:
     if isinstance(identifier, Mapping):
         arguments = {key: value for key, value in identifier.items() if key != "name"}
         name = identifier.get("name")
-    if name not in _BY_NAME:
+    if not isinstance(name, str) or name not in _BY_NAME:
         raise ValueError(
             f"Unknown optimization variable. Expected one of {sorted(_BY_NAME)} or an instance of "
             f"OptimizationVariable. Received: {identifier!r}"

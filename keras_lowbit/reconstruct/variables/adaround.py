@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from keras_lowbit.checks import as_rate
 from keras_lowbit.quantizers.numerics import dequantize
 from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable, State
 
@@ -44,11 +45,16 @@ class AdaRound(OptimizationVariable):
         beta_start: float = 20.0,
         beta_end: float = 2.0,
     ) -> None:
-        self.learning_rate = learning_rate
-        self.regularization = regularization
-        self.warmup = warmup
-        self.beta_start = beta_start
-        self.beta_end = beta_end
+        self.learning_rate = as_rate("learning_rate", learning_rate)
+        at_least_0 = "at least 0 and finite"
+        self.regularization = as_rate("regularization", regularization, at_least_0, zero=True)
+        self.warmup = as_rate("warmup", warmup, at_least_0, zero=True)
+        self.beta_start = as_rate("beta_start", beta_start)
+        self.beta_end = as_rate("beta_end", beta_end)
+        if self.warmup > 1:
+            raise ValueError(
+                f"`warmup` must be a share of the steps, 1 at most. Received: warmup={warmup!r}"
+            )
 
     def init(self, tensor: tf.Tensor | None, grid: Grid) -> State:
         ratio = tensor / grid.scale + grid.zero_point

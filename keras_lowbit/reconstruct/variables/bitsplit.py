@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from keras_lowbit.checks import check_count
 from keras_lowbit.config import TensorSpec
 from keras_lowbit.reconstruct.moments import Moments
 from keras_lowbit.reconstruct.variables.base import ClosedForm, Grid
@@ -34,6 +35,7 @@ class BitSplit(ClosedForm):
     name: ClassVar[str] = "bitsplit"
 
     def __init__(self, sweeps: int = 20) -> None:
+        check_count("sweeps", sweeps, least=1)
         self.sweeps = sweeps
 
     def solve(

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from keras_lowbit.checks import as_rate
 from keras_lowbit.quantizers.numerics import round_ste
 from keras_lowbit.reconstruct.variables.base import Grid, OptimizationVariable, State
 
@@ -33,7 +34,7 @@ class LSQ(OptimizationVariable):
     targets: ClassVar[tuple[str, ...]] = ("weight", "activation")
 
     def __init__(self, learning_rate: float = 1e-2) -> None:
-        self.learning_rate = learning_rate
+        self.learning_rate = as_rate("learning_rate", learning_rate)
 
     def init(self, tensor: tf.Tensor | None, grid: Grid) -> State:
         state = {"factor": tf.Variable(tf.ones_like(grid.scale))}
