@@ -5,6 +5,7 @@ error of the outputs (Hubara et al. 2020, section 3.3): ``("bias",)``. Any wider
 weight scales or activation ranges straight through the rounding, and brings a classifier's
 probabilities to those of the float model: a short distillation on the same unlabelled samples. Of images
 it learns the float model's mean answer over views of each, see :mod:`keras_lowbit.finetune.views`.
+Activations of fewer than 8 bits are rounded little by little there, see :func:`keras_lowbit.reconstruct.training.train`.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def finetune(
         [TunedBias.of(student.biases[name], output_span(student, name)) for name in tuned],
         arrived, targets, loss, steps=config.tune_steps, batch_size=config.batch_size,
         bias_learning_rate=SLOWER * rate, generator=generator,
-        redraw=redraw, on_step_end=callbacks.on_step_end,
+        redraw=redraw, eased=_distils(config), on_step_end=callbacks.on_step_end,
     )  # fmt: skip
     harm = _by_sample(loss, function.map(unseen), goal) - before_unseen
     if _is_kept(harm, config):

@@ -11,12 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lowbit._keras import keras
+from keras_lowbit.checks import MAX_BITS
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.reconstruct.activations import UnitFunction
 from keras_lowbit.reconstruct.units import Unit
 from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.base import State
+
+FIRST_SHARE = 0.5  # of the rounding of activations, where it is eased
+EASED = 0.6  # of the steps, after which it is whole
 
 Loss = Callable[[list[tf.Tensor], list[tf.Tensor]], tf.Tensor]
 Tensors = list[tf.Tensor]
@@ -109,6 +113,7 @@ def train(
     bias_learning_rate: float,
     generator: np.random.Generator,
     redraw: Redraw | None = None,
+    eased: bool = False,
     on_step_end: StepEnd | None = None,
 ) -> None:
     """Train everything attached with Adam, cosine-decayed, and harden it.
@@ -125,6 +130,8 @@ def train(
       bias_learning_rate: of :class:`TunedBias` shifts.
       generator: decides the batches.
       redraw: maps inputs and targets of a batch and a seed to other inputs and what those should give.
+      eased: of what rounding does to activations of fewer than 8 bits that are attached, only a share is done:
+        half at first, all after 0.6 of the steps.
       on_step_end: called with the step and its logs.
     """
     optimizers = []
@@ -171,17 +178,27 @@ def train(
 
     size = min(batch_size, len(wanted[0]))
     with contextlib.ExitStack() as stack:
+        share = tf.Variable(1.0, trainable=False)
         for attachment in attached:
-            stack.enter_context(attachment.quantizer.following(attachment.rule))
+            rule = attachment.rule
+            if eased and attachment.tensor is None and attachment.grid.spec.bits < MAX_BITS:
+                rule = _blended(rule, share)
+            stack.enter_context(attachment.quantizer.following(rule))
         for number in range(steps):
             indices = generator.choice(len(wanted[0]), size, replace=False)
             progress = tf.constant(number / max(steps - 1, 1), tf.float32)
+            share.assign(tf.minimum(1.0, FIRST_SHARE + (1.0 - FIRST_SHARE) * progress / EASED))
             seed = tf.constant(generator.integers(2**30, size=2) if redraw else [0, 0], tf.int32)
             loss, penalty = step(tf.constant(indices, tf.int32), progress, seed)
             if on_step_end:
                 on_step_end(number, {"loss": float(loss), "penalty": float(penalty)})
     for attachment in attached:
         attachment.harden()
+
+
+def _blended(rule: Callable[[tf.Tensor], tf.Tensor], share: tf.Variable) -> Any:
+    """Only a share of what a rule does (alpha-blending, Liu and Mattina 2019, there of weights)."""
+    return lambda x: x + share * (rule(x) - x)
 
 
 def _adam(learning_rate: float, steps: int, trained: list[tf.Variable]) -> Any:

@@ -73,6 +73,39 @@ def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None
     assert all(q.rule is None for q in qmodel.student.activation_quantizers.values())
 
 
+class Roundings(Callback):
+    """How far few bits and eight move values in the middle between two levels, in steps of them."""
+
+    def __init__(self, qmodel: QuantizedModel) -> None:
+        self.seen: dict[int, list[float]] = {}
+        self.quantizers = list(qmodel.student.activation_quantizers.values())
+
+    def on_step_end(self, step: int, logs: Any = None) -> None:
+        for quantizer in self.quantizers:
+            if quantizer.rule is None:
+                continue
+            levels = quantizer.rule(tf.linspace(0.0, 1.0, 513)).numpy()
+            far = np.abs(levels - np.linspace(0.0, 1.0, 513)).max()
+            self.seen.setdefault(quantizer.spec.bits, []).append(float(far))
+
+
+@pytest.mark.parametrize(("tuned", "first"), [("activation_range", 0.5), ("bias", None)])
+def test_few_bits_of_activations_come_little_by_little(tuned: str, first: float | None) -> None:
+    config = pipelines.ranges_only(3, linear_activation_bits=8, input_bits=8)
+    network = chain(
+        (6,), lambda k: k.Dense(8, activation="relu", name="one"), lambda k: k.Dense(4, name="two")
+    )
+    qmodel = pipelines.quantized(networks.randomize(network(tf_keras)), config)
+    watch = Roundings(qmodel)
+    tune(qmodel, watch, tune=tuned, tune_steps=11, tune_learning_rate=1e-9)
+    if first is None:  # the paper's form rounds as ever
+        assert not watch.seen
+        return
+    few, eight = (np.array(watch.seen[bits]).reshape(11, -1)[:, 0] for bits in (3, 8))
+    np.testing.assert_allclose(few[[0, 3, 6, 10]] / few[-1], [0.5, 0.75, 1.0, 1.0], rtol=1e-3)
+    np.testing.assert_allclose(eight, eight[-1], rtol=1e-3)
+
+
 def test_what_makes_it_worse_is_undone() -> None:
     qmodel = calibrated()
     before = qmodel.student.values()
