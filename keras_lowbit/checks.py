@@ -67,22 +67,26 @@ def check_count(name: str, given: Any, least: int) -> None:
         )
 
 
-def as_rate(
-    name: str, given: Any, expected: str = "positive and finite", zero: bool = False
-) -> float:
-    """A learning rate and the like as a float; with ``zero`` it may be 0.
+def as_rate(name: str, given: Any, zero: bool = False, otherwise: str = "") -> float:
+    """A learning rate and the like as a float.
+
+    Args:
+      name: of the field, for the message.
+      given: what is to be a rate.
+      zero: it may be 0.
+      otherwise: what else the field may be, for the message.
 
     Raises:
-      ValueError: with the name of the field, and what is ``expected``.
+      ValueError: no number, or out of range.
     """
-    number = plain_number(given)
-    if (
-        isinstance(number, bool)
-        or not isinstance(number, (int, float))
-        or not (0 <= number < math.inf if zero else 0 < number < math.inf)
-    ):
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={given!r}")
-    return float(number)
+    rate = plain_number(given)
+    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    if not (is_number and rate < math.inf and (rate > 0 or (zero and rate == 0))):
+        expected = "at least 0" if zero else "positive"
+        raise ValueError(
+            f"`{name}` must be {expected} and finite{otherwise}. Received: {name}={given!r}"
+        )
+    return float(rate)
 
 
 def check_seed(seed: Any) -> None:

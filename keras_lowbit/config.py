@@ -204,11 +204,10 @@ class PTQConfig:
                 f"Received: split_channels={share!r}"
             )
         object.__setattr__(self, "split_channels", float(share))  # 0 and 0.0 are the same in JSON
-        own = "positive and finite, or None for each variable's own"
-        if self.learning_rate is not None:
-            object.__setattr__(
-                self, "learning_rate", as_rate("learning_rate", self.learning_rate, own)
-            )
+        rate, own = self.learning_rate, ", or None for each variable's own"
+        if rate is not None:
+            rate = as_rate("learning_rate", rate, otherwise=own)
+        object.__setattr__(self, "learning_rate", rate)
         rate = as_rate("tune_learning_rate", self.tune_learning_rate)
         object.__setattr__(self, "tune_learning_rate", rate)
 

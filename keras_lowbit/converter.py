@@ -227,11 +227,9 @@ def _check_target_spec(spec: Any) -> None:
 
 
 def _is_some_of(given: Any, known: set[Any]) -> bool:
-    return (
-        isinstance(given, (list, tuple, set))
-        and bool(given)
-        and all(x in list(known) for x in given)
-    )
+    allowed = list(known)  # anything may be looked for in a list, a set hashes it
+    is_some = isinstance(given, (list, tuple, set)) and bool(given)
+    return is_some and all(item in allowed for item in given)
 
 
 def _is_int8(kind: Any) -> bool:

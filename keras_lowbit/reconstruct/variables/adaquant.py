@@ -29,9 +29,7 @@ class AdaQuant(LSQ):
 
     def __init__(self, learning_rate: float = 1e-2, scale_learning_rate: float = 1e-3) -> None:
         super().__init__(learning_rate)
-        self.scale_learning_rate = as_rate(
-            "scale_learning_rate", scale_learning_rate, "at least 0 and finite", zero=True
-        )
+        self.scale_learning_rate = as_rate("scale_learning_rate", scale_learning_rate, zero=True)
 
     def learning_rate_of(self, name: str) -> float:
         return self.learning_rate if name == "shift" else self.scale_learning_rate

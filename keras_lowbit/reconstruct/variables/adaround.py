@@ -46,9 +46,8 @@ class AdaRound(OptimizationVariable):
         beta_end: float = 2.0,
     ) -> None:
         self.learning_rate = as_rate("learning_rate", learning_rate)
-        at_least_0 = "at least 0 and finite"
-        self.regularization = as_rate("regularization", regularization, at_least_0, zero=True)
-        self.warmup = as_rate("warmup", warmup, at_least_0, zero=True)
+        self.regularization = as_rate("regularization", regularization, zero=True)
+        self.warmup = as_rate("warmup", warmup, zero=True)
         self.beta_start = as_rate("beta_start", beta_start)
         self.beta_end = as_rate("beta_end", beta_end)
         if self.warmup > 1:
