@@ -17,7 +17,7 @@ Row = dict[str, Any]
 # 2: samples of ranges and search from all of the calibration set; images distilled over views.
 # 3: scales of kernels without a zero beside dead inputs; mirror images on one side of the hold-out. Concerns MobileNetV1 alone.
 # 4: zero points of 2 and 3-bit kernels by the layer's output. Concerns the recipe "fast" alone.
-# 5: activations below 8 bits are rounded little by little in the end-to-end stage.
+# 5: activations of 2 and 3 bits are rounded little by little in the end-to-end stage.
 RESULTS = 5
 
 

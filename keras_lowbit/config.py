@@ -123,7 +123,7 @@ class PTQConfig:
         "weight_scale" (which rounds kernels again) and "activation_range"; empty for no such stage.
         It distils the float model on the same unlabelled samples. Behind a softmax or sigmoid it
         compares probabilities, elsewhere outputs; the paper's form, ``("bias",)``, always outputs.
-        Activations below 8 bits whose ranges move are rounded little by little, wholly after 0.6 of its steps.
+        Activations of 2 and 3 bits whose ranges move are rounded little by little, wholly after 0.6 of its steps.
       tune_steps: gradient steps of the end-to-end stage.
       tune_learning_rate: of kernels there, in units of their scale; scales, ranges and biases are
         tuned at a tenth of it, in units of themselves and of the layer's output range.

@@ -5,7 +5,7 @@ error of the outputs (Hubara et al. 2020, section 3.3): ``("bias",)``. Any wider
 weight scales or activation ranges straight through the rounding, and brings a classifier's
 probabilities to those of the float model: a short distillation on the same unlabelled samples. Of images
 it learns the float model's mean answer over views of each, see :mod:`keras_lowbit.finetune.views`.
-Activations of fewer than 8 bits are rounded little by little there, see :func:`keras_lowbit.reconstruct.training.train`.
+Activations of 2 and 3 bits are rounded little by little there, see :func:`keras_lowbit.reconstruct.training.train`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lowbit._keras import keras
-from keras_lowbit.checks import MAX_BITS
 from keras_lowbit.layer_table import FIXED_RANGE
 from keras_lowbit.quantizers.insert import Student
 from keras_lowbit.reconstruct.activations import UnitFunction
@@ -19,6 +18,7 @@ from keras_lowbit.reconstruct.units import Unit
 from keras_lowbit.reconstruct.variables import Grid, OptimizationVariable
 from keras_lowbit.reconstruct.variables.base import State
 
+MOST_EASED_BITS = 3
 FIRST_SHARE = 0.5  # of the rounding of activations, where it is eased
 EASED = 0.6  # of the steps, after which it is whole
 
@@ -130,7 +130,7 @@ def train(
       bias_learning_rate: of :class:`TunedBias` shifts.
       generator: decides the batches.
       redraw: maps inputs and targets of a batch and a seed to other inputs and what those should give.
-      eased: of what rounding does to activations of fewer than 8 bits that are attached, only a share is done:
+      eased: of what rounding does to activations of 2 and 3 bits that are attached, only a share is done:
         half at first, all after 0.6 of the steps.
       on_step_end: called with the step and its logs.
     """
@@ -181,7 +181,7 @@ def train(
         share = tf.Variable(1.0, trainable=False)
         for attachment in attached:
             rule = attachment.rule
-            if eased and attachment.tensor is None and attachment.grid.spec.bits < MAX_BITS:
+            if eased and attachment.tensor is None and attachment.grid.spec.bits <= MOST_EASED_BITS:
                 rule = _blended(rule, share)
             stack.enter_context(attachment.quantizer.following(rule))
         for number in range(steps):
