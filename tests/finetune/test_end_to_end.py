@@ -74,7 +74,7 @@ def test_the_wide_form_moves_the_network_and_keeps_kernels_on_the_grid() -> None
 
 
 class Roundings(Callback):
-    """How far few bits and eight move values in the middle between two levels, in steps of them."""
+    """How far rounding moves the values from 0 to 1 at most, in every step, by bits."""
 
     def __init__(self, qmodel: QuantizedModel) -> None:
         self.seen: dict[int, list[float]] = {}
@@ -89,9 +89,14 @@ class Roundings(Callback):
             self.seen.setdefault(quantizer.spec.bits, []).append(float(far))
 
 
-@pytest.mark.parametrize(("tuned", "first"), [("activation_range", 0.5), ("bias", None)])
-def test_few_bits_of_activations_come_little_by_little(tuned: str, first: float | None) -> None:
-    config = pipelines.ranges_only(3, linear_activation_bits=8, input_bits=8)
+@pytest.mark.parametrize(
+    ("bits", "tuned", "first"),
+    [(3, "activation_range", 0.5), (4, "activation_range", 1.0), (3, "bias", None)],
+)
+def test_few_bits_of_activations_come_little_by_little(
+    bits: int, tuned: str, first: float | None
+) -> None:
+    config = pipelines.ranges_only(bits, linear_activation_bits=8, input_bits=8)
     network = chain(
         (6,), lambda k: k.Dense(8, activation="relu", name="one"), lambda k: k.Dense(4, name="two")
     )
@@ -101,8 +106,9 @@ def test_few_bits_of_activations_come_little_by_little(tuned: str, first: float 
     if first is None:  # the paper's form rounds as ever
         assert not watch.seen
         return
-    few, eight = (np.array(watch.seen[bits]).reshape(11, -1)[:, 0] for bits in (3, 8))
-    np.testing.assert_allclose(few[[0, 3, 6, 10]] / few[-1], [0.5, 0.75, 1.0, 1.0], rtol=1e-3)
+    few, eight = (np.array(watch.seen[width]).reshape(11, -1)[:, 0] for width in (bits, 8))
+    shares = [first, (first + 1) / 2, 1.0, 1.0]
+    np.testing.assert_allclose(few[[0, 3, 6, 10]] / few[-1], shares, rtol=1e-3)
     np.testing.assert_allclose(eight, eight[-1], rtol=1e-3)
 
 
